@@ -1,0 +1,107 @@
+//! `fgpu explain`, and what `fgpu run --dry-run` says: why a session waits or where it goes.
+
+use clap::Args;
+use fgpu_wire::v1::{ExplainSessionRequest, ExplainSessionResponse};
+
+use crate::connect::{ConnectArgs, Repeat};
+use crate::failure::Failure;
+use crate::output::{self, Format, OutputArgs};
+use crate::progress;
+use crate::view::ExplainView;
+
+/// `fgpu explain`
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Session: its id, a unique beginning of it, or its name
+    pub(crate) session: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// Runs `fgpu explain`.
+pub(crate) async fn run(args: ExplainArgs) -> Result<(), Failure> {
+    let request = ExplainSessionRequest { session: args.session };
+    let answer = args.connect.link()?.call(Repeat::Safe, async |clients| {
+        clients.sessions().explain_session(request.clone()).await
+    });
+    show(answer.await?, args.output.output)
+}
+
+/// Prints an explanation.
+pub(crate) fn show(answer: ExplainSessionResponse, format: Format) -> Result<(), Failure> {
+    let view = ExplainView::from(answer);
+    match format {
+        Format::Json => output::json(&view),
+        Format::Table => output::text(render(&view)),
+    }
+}
+
+/// The explanation for people.
+pub(crate) fn render(view: &ExplainView) -> String {
+    let mut lines = vec![view.summary.clone()];
+    if let Some(position) = view.queue_position {
+        let ahead = match view.ahead.is_empty() {
+            true => String::new(),
+            false => format!(", behind {}", view.ahead.join(", ")),
+        };
+        lines.push(format!("  position {position} in the queue{ahead}"));
+    }
+    if let Some(grant) = &view.grant {
+        lines.push(format!("  on {}", progress::grant_line(grant)));
+    }
+    if let Some(closest) = &view.closest {
+        lines.push(format!("  closest: node {}: {}", closest.node, closest.text));
+    }
+    let others = view.nodes.iter().filter(|node| Some(*node) != view.closest.as_ref());
+    lines.extend(others.map(|node| format!("  node {}: {}", node.node, node.text)));
+    if view.nodes.is_empty() {
+        let counts = view.counts.iter();
+        lines.extend(counts.map(|count| {
+            format!("  {} nodes: {}, e.g. {}", count.nodes, count.code, count.example)
+        }));
+    }
+    lines.extend(view.would_fit.iter().map(|fit| format!("would start now: {fit}")));
+    if !view.attempts.is_empty() {
+        lines.push("attempts:".to_owned());
+    }
+    lines.extend(view.attempts.iter().map(|attempt| {
+        let age = output::age_of(attempt.at_ms, output::now_ms());
+        let node = attempt.grant.as_ref().map_or("-", |grant| grant.node.as_str());
+        format!("  {age} ago on {node}: {}", attempt.reason)
+    }));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fgpu_wire::v1;
+
+    #[test]
+    fn a_waiting_session_says_place_and_what_each_node_lacks() {
+        let reason = |node: &str, text: &str| v1::NodeReason {
+            node: node.into(),
+            code: "X".into(),
+            text: text.into(),
+        };
+        let answer = ExplainSessionResponse {
+            summary: "waits: no node has 10 fGPU free".into(),
+            queue_position: 2,
+            ahead: vec!["s1".into()],
+            closest: Some(reason("a1", "largest free slice is 4 fGPU")),
+            nodes: vec![reason("a1", "largest free slice is 4 fGPU"), reason("b2", "cordoned")],
+            would_fit: vec!["--devices 2".into()],
+            ..ExplainSessionResponse::default()
+        };
+
+        assert_eq!(
+            render(&answer.into()),
+            "waits: no node has 10 fGPU free\n  \
+             position 2 in the queue, behind s1\n  \
+             closest: node a1: largest free slice is 4 fGPU\n  \
+             node b2: cordoned\nwould start now: --devices 2\n"
+        );
+    }
+}

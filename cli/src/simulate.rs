@@ -1,0 +1,96 @@
+//! `fgpu simulate`: replay a workload trace through the placement code.
+
+use std::io::{self, BufReader};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use fgpu_domain::placement::Policy;
+use fgpu_simulator::{SimulateError, SimulateOptions};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+/// `fgpu simulate`
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// Replay file, JSON lines
+    #[arg(long, value_name = "FILE", required_unless_present = "stdio", conflicts_with = "stdio")]
+    trace: Option<PathBuf>,
+    /// Answer pod by pod: a replay on standard input, placements on standard output
+    #[arg(long)]
+    stdio: bool,
+    /// How nodes are chosen: `random`, `binpack`, `spread` or `best-fit`
+    #[arg(long, value_name = "POLICY", default_value_t = Policy::default())]
+    policy: Policy,
+    /// What `random` draws from
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    seed: u64,
+    /// Write the placement log here
+    #[arg(long, value_name = "FILE", conflicts_with = "stdio")]
+    placements: Option<PathBuf>,
+    /// Measure how long decisions take
+    #[arg(long, conflicts_with = "stdio")]
+    timing: bool,
+    /// How to print the allocation: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
+    #[arg(conflicts_with = "stdio")]
+    output: Format,
+}
+
+/// Runs `fgpu simulate`.
+pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
+    let Some(trace) = args.trace else {
+        let answered = fgpu_simulator::stdio(
+            args.policy,
+            args.seed,
+            BufReader::new(io::stdin()),
+            io::stdout(),
+        );
+        return answered.map_err(failure);
+    };
+    let options = SimulateOptions {
+        trace,
+        policy: args.policy,
+        seed: args.seed,
+        placements: args.placements,
+        json: args.output == Format::Json,
+        timing: args.timing,
+    };
+    let mut report = Vec::new();
+    let mut progress = Replay::new();
+    let done = fgpu_simulator::run(&options, &mut report, &mut |done, all| progress.at(done, all));
+    progress.bar.finish_and_clear();
+    done.map_err(failure)?;
+    output::bytes(&report)
+}
+
+fn failure(error: SimulateError) -> Failure {
+    Failure::of(&error)
+}
+
+/// A bar on a terminal, and nothing elsewhere, for replays that take long.
+struct Replay {
+    bar: ProgressBar,
+    next: Instant,
+}
+
+impl Replay {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} of {len} pods [{bar:30}] {eta}") {
+            bar.set_style(style);
+        }
+        Self { bar, next: Instant::now() + Duration::from_secs(1) }
+    }
+
+    fn at(&mut self, done: u64, all: u64) {
+        let now = Instant::now();
+        if now >= self.next {
+            self.next = now + Duration::from_millis(100);
+            self.bar.set_length(all.max(done));
+            self.bar.set_position(done);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Every invariant of a cluster, checked from its records alone.
+//!
+//! Run after every step of the property tests and at every restore. The list is the one in the
+//! project's architecture document.
+
+use crate::cluster::Cluster;
+use crate::ids::{DeviceUuid, NodeName, SessionId, SessionName};
+use crate::session::{Phase, Session};
+use crate::slice::Demand;
+use crate::units::{CpuMilli, MemoryBytes};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A broken invariant, with what breaks it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// A device gives more than it has.
+    #[error("device {device} of node {node} gives {} and {}, more than it has", .given.memory, .given.compute)]
+    DeviceOvercommitted {
+        /// The node.
+        node: NodeName,
+        /// The device.
+        device: DeviceUuid,
+        /// The sum of its slices.
+        given: Demand,
+    },
+    /// A slice on a device its node does not have.
+    #[error("session {session} holds a slice on device {device}, which node {node} does not have")]
+    UnknownDevice {
+        /// The session.
+        session: SessionId,
+        /// The node.
+        node: NodeName,
+        /// The device.
+        device: DeviceUuid,
+    },
+    /// A session holds something on a node that is not there.
+    #[error("session {session} holds a grant on node {node}, which does not exist")]
+    UnknownNode {
+        /// The session.
+        session: SessionId,
+        /// The node.
+        node: NodeName,
+    },
+    /// One grant with two slices of one device.
+    #[error("session {session} holds device {device} twice")]
+    DeviceTwice {
+        /// The session.
+        session: SessionId,
+        /// The device.
+        device: DeviceUuid,
+    },
+    /// Two live sessions of one owner with one name.
+    #[error("two live sessions of one owner are called {name}")]
+    NameTwice {
+        /// The name.
+        name: SessionName,
+    },
+    /// A generation that was never given, or given twice.
+    #[error("session {session} has generation {generation} out of order")]
+    Generation {
+        /// The session.
+        session: SessionId,
+        /// The generation.
+        generation: u64,
+    },
+    /// What placement sees is not what the records say.
+    #[error("what is free on node {node} is not what its records say")]
+    ViewOutOfStep {
+        /// The node.
+        node: NodeName,
+    },
+    /// The queue does not hold exactly the sessions that wait.
+    #[error("{queued} sessions are queued and {pending} wait")]
+    Queue {
+        /// In the queue.
+        queued: usize,
+        /// In phase pending.
+        pending: usize,
+    },
+    /// More CPU or memory promised than the node has.
+    #[error("node {node} promises {cpu} cores and {memory} of memory, more than it has")]
+    NodeOvercommitted {
+        /// The node.
+        node: NodeName,
+        /// Promised cores.
+        cpu: CpuMilli,
+        /// Promised memory.
+        memory: MemoryBytes,
+    },
+}
+
+impl Broken {
+    /// Whether this may come about without a fault of ours: hardware that shrinks under running
+    /// sessions (a driver that reserves more, an agent that gives less). Nothing new is placed then.
+    #[must_use]
+    pub fn may_come_about(&self) -> bool {
+        matches!(self, Self::DeviceOvercommitted { .. } | Self::NodeOvercommitted { .. })
+    }
+}
+
+/// Checks every invariant.
+///
+/// # Errors
+/// All that are broken.
+pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
+    let mut broken = Vec::new();
+    let mut sums: BTreeMap<&NodeName, Sum> = BTreeMap::new();
+    let mut names = BTreeSet::new();
+    for session in cluster.sessions().values() {
+        check_generations(session, &mut broken);
+        if !matches!(session.phase, Phase::Ended(_))
+            && let Some(name) = &session.spec.name
+            && !names.insert((&session.owner, name))
+        {
+            broken.push(Broken::NameTwice { name: name.clone() });
+        }
+        for (_, grant) in session.held() {
+            let sum = sums.entry(&grant.node).or_default();
+            sum.cpu = sum.cpu.saturating_add(session.spec.resources.cpu);
+            sum.memory = sum.memory.saturating_add(session.spec.resources.memory);
+            let mut devices = BTreeSet::new();
+            for slice in &grant.slices {
+                if !devices.insert(&slice.device) {
+                    let (session, device) = (session.id.clone(), slice.device.clone());
+                    broken.push(Broken::DeviceTwice { session, device });
+                }
+                let held =
+                    sum.devices.entry(&slice.device).or_insert((&session.id, Demand::default()));
+                held.1 = held.1.saturating_add(slice.demand());
+            }
+            if !cluster.nodes().contains_key(&grant.node) {
+                let (session, node) = (session.id.clone(), grant.node.clone());
+                broken.push(Broken::UnknownNode { session, node });
+            }
+        }
+    }
+    for (node, sum) in &sums {
+        check_node(cluster, node, sum, &mut broken);
+    }
+    check_derived(cluster, &mut broken);
+    if broken.is_empty() { Ok(()) } else { Err(broken) }
+}
+
+/// What is held on one node.
+#[derive(Default)]
+struct Sum<'a> {
+    cpu: CpuMilli,
+    memory: MemoryBytes,
+    devices: BTreeMap<&'a DeviceUuid, (&'a SessionId, Demand)>,
+}
+
+fn check_generations(session: &Session, broken: &mut Vec<Broken>) {
+    let mut seen = BTreeSet::new();
+    for (generation, _) in session.held() {
+        if generation == 0 || generation > session.generation || !seen.insert(generation) {
+            broken.push(Broken::Generation { session: session.id.clone(), generation });
+        }
+    }
+}
+
+fn check_node(cluster: &Cluster, name: &NodeName, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
+    let Some(node) = cluster.nodes().get(name) else { return };
+    if sum.cpu > node.inventory.cpu || sum.memory > node.inventory.memory {
+        let (cpu, memory) = (sum.cpu, sum.memory);
+        broken.push(Broken::NodeOvercommitted { node: name.clone(), cpu, memory });
+    }
+    for (uuid, (session, given)) in &sum.devices {
+        match node.device(uuid) {
+            None => broken.push(Broken::UnknownDevice {
+                session: (*session).clone(),
+                node: name.clone(),
+                device: (*uuid).clone(),
+            }),
+            Some(device) => {
+                let units = cluster.settings().units.units_of(&device.model, device.memory);
+                if !given.fits(units.whole()) {
+                    broken.push(Broken::DeviceOvercommitted {
+                        node: name.clone(),
+                        device: (*uuid).clone(),
+                        given: *given,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What is derived from the records agrees with them.
+fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
+    for node in cluster.nodes().values() {
+        let view = cluster.view().get(&node.name);
+        if view != Some(&cluster.expected_view(node)) {
+            broken.push(Broken::ViewOutOfStep { node: node.name.clone() });
+        }
+    }
+    let waits = |session: &Session| matches!(session.phase, Phase::Pending { .. });
+    let pending = cluster.sessions().values().filter(|session| waits(session)).count();
+    let queued = cluster.queue_length();
+    if queued != pending {
+        broken.push(Broken::Queue { queued, pending });
+    }
+}

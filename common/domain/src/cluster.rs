@@ -1,0 +1,264 @@
+//! All state of a cluster, and the one way to change it.
+//!
+//! The records (sessions and nodes) are the truth; everything else here — the queue, names, what is
+//! free on every device — is derived from them and updated with every record that changes, so that
+//! a cluster rebuilt from its records alone ([`Cluster::restore`]) is the same cluster.
+//!
+//! The caller applies inputs, lets [`Cluster::schedule`] place what can be placed, takes the
+//! [`Changes`] and writes them to its store. If the store refuses, [`Cluster::rollback`] undoes
+//! them as if they had never been. Nothing here is ever told to anyone before it is written.
+
+mod create;
+mod explain;
+mod index;
+mod input;
+mod nodes;
+mod observe;
+mod refusal;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+pub use explain::Explanation;
+pub use index::{Changes, Record, RecordKey};
+pub use input::{Applied, Input};
+pub use refusal::{Refusal, RestoreError};
+pub use schedule::Desired;
+
+use crate::ids::{NodeName, SessionId, UserName};
+use crate::node::{Liveness, Node};
+use crate::placement::{NodeState, Placer, Policy, View};
+use crate::session::Session;
+use crate::slice::UnitPolicy;
+use crate::time::UnixMillis;
+use crate::units::{CpuMilli, MemoryBytes};
+use imbl::OrdMap;
+use index::Index;
+use std::sync::Arc;
+
+/// How a cluster behaves: set once by its administrator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// What one fGPU is.
+    pub units: UnitPolicy,
+    /// How nodes are chosen.
+    pub policy: Policy,
+    /// Decides what a random policy draws.
+    pub seed: u64,
+    /// CPU of a session that names none.
+    pub default_cpu: CpuMilli,
+    /// Host memory of a session that names none.
+    pub default_memory: MemoryBytes,
+    /// Whether slices nothing enforces may be given on every node without being asked for.
+    pub allow_shared: bool,
+    /// From being placed to running, milliseconds.
+    pub start_timeout_ms: u64,
+    /// How long an ended session is remembered, milliseconds.
+    pub ended_retention_ms: u64,
+    /// How many ended sessions are remembered at most; the oldest go first.
+    pub ended_limit: usize,
+}
+
+/// All state of a cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    settings: Settings,
+    sessions: OrdMap<SessionId, Arc<Session>>,
+    nodes: OrdMap<NodeName, Arc<Node>>,
+    index: Index,
+    view: View,
+    placer: Placer,
+    journal: index::Journal,
+    next_sequence: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            units: UnitPolicy::default(),
+            policy: Policy::default(),
+            seed: 0,
+            default_cpu: CpuMilli::cores(1),
+            default_memory: MemoryBytes::gib(2),
+            allow_shared: false,
+            start_timeout_ms: 30 * 60 * 1000,
+            ended_retention_ms: 7 * 24 * 60 * 60 * 1000,
+            ended_limit: 10_000,
+        }
+    }
+}
+
+impl Cluster {
+    /// A cluster without nodes and sessions.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let view = View::new(settings.units.quantum);
+        let placer = Placer::new(settings.policy, settings.seed);
+        Self {
+            settings,
+            sessions: OrdMap::new(),
+            nodes: OrdMap::new(),
+            index: Index::default(),
+            view,
+            placer,
+            journal: index::Journal::default(),
+            next_sequence: 1,
+        }
+    }
+
+    /// The cluster these records describe. Its nodes count as never seen until they speak.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the records contradict each other; nothing is guessed.
+    pub fn restore(
+        settings: Settings,
+        sessions: Vec<Session>,
+        nodes: Vec<Node>,
+    ) -> Result<Self, RestoreError> {
+        let mut cluster = Self::new(settings);
+        for node in nodes {
+            if cluster.nodes.contains_key(&node.name) {
+                return Err(RestoreError::Twice { what: format!("node {}", node.name) });
+            }
+            cluster.put_node(node);
+        }
+        for session in sessions {
+            if cluster.sessions.contains_key(&session.id) {
+                return Err(RestoreError::Twice { what: format!("session {}", session.id) });
+            }
+            if let Some((_, grant)) =
+                session.held().find(|(_, grant)| !cluster.nodes.contains_key(&grant.node))
+            {
+                let (session, node) = (session.id.clone(), grant.node.clone());
+                return Err(RestoreError::UnknownNode { session, node });
+            }
+            cluster.next_sequence = cluster.next_sequence.max(session.sequence + 1);
+            cluster.put_session(session);
+        }
+        cluster.journal = index::Journal::default();
+        let broken = crate::check::check(&cluster).err().unwrap_or_default();
+        let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
+        if broken.is_empty() { Ok(cluster) } else { Err(RestoreError::Broken { broken }) }
+    }
+
+    /// Applies one input at `now`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with code, numbers and next step; then nothing was changed.
+    pub fn apply(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
+        match input {
+            Input::Create { id, spec, owner, request_id } => {
+                self.create(id, *spec, owner, request_id, now)
+            }
+            Input::Stop { id, reason, grace_ms } => self.stop(&id, reason, grace_ms, now),
+            Input::Remove { id } => self.remove(&id),
+            Input::Register { name, agent_id, inventory, reports } => {
+                self.register(name, agent_id, *inventory, reports, now)
+            }
+            Input::Inventory { node, inventory } => self.update_inventory(&node, *inventory),
+            Input::Reports { node, reports, full } => self.observe(&node, reports, full, now),
+            Input::Liveness { node, liveness } => self.set_liveness(&node, liveness, now),
+            Input::Cordon { node, cordon } => self.set_cordon(&node, cordon, now),
+            Input::Labels { node, set, remove } => self.set_labels(&node, set, &remove),
+            Input::CordonDevice { device, cordoned } => self.cordon_device(&device, cordoned),
+            Input::RemoveNode { node } => self.remove_node(&node),
+        }
+    }
+
+    /// How the cluster behaves.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// All sessions; a clone is cheap and stays as it is.
+    #[must_use]
+    pub fn sessions(&self) -> &OrdMap<SessionId, Arc<Session>> {
+        &self.sessions
+    }
+
+    /// All nodes; a clone is cheap and stays as it is.
+    #[must_use]
+    pub fn nodes(&self) -> &OrdMap<NodeName, Arc<Node>> {
+        &self.nodes
+    }
+
+    /// One session.
+    #[must_use]
+    pub fn session(&self, id: &SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(id)
+    }
+
+    /// What placement sees.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether a node takes new sessions; `None` for an unknown node.
+    #[must_use]
+    pub fn node_state(&self, name: &NodeName) -> Option<NodeState> {
+        self.view.get(name).map(|node| node.state)
+    }
+
+    /// Whether a node's agent is heard.
+    #[must_use]
+    pub fn liveness(&self, name: &NodeName) -> Liveness {
+        self.index.liveness.get(name).copied().unwrap_or_default()
+    }
+
+    /// Sessions that hold something on a node, in the order of their ids.
+    pub fn sessions_on(&self, name: &NodeName) -> impl Iterator<Item = &Arc<Session>> {
+        let held = self.index.on_node.get(name);
+        held.into_iter().flatten().filter_map(|id| self.sessions.get(id))
+    }
+
+    /// How many sessions wait for a place.
+    #[must_use]
+    pub fn queue_length(&self) -> usize {
+        self.index.queue.len()
+    }
+
+    /// The session meant by `text`: its id, the name of a live one, or a unique beginning of an id.
+    /// With an `owner`, only that user's sessions are looked at.
+    ///
+    /// # Errors
+    /// [`Refusal::SessionNotFound`] or [`Refusal::AmbiguousSession`].
+    pub fn find(&self, text: &str, owner: Option<&UserName>) -> Result<SessionId, Refusal> {
+        find(&self.sessions, text, owner)
+    }
+}
+
+/// See [`Cluster::find`]; also for a snapshot of the sessions.
+///
+/// # Errors
+/// [`Refusal::SessionNotFound`] or [`Refusal::AmbiguousSession`].
+pub fn find(
+    sessions: &OrdMap<SessionId, Arc<Session>>,
+    text: &str,
+    owner: Option<&UserName>,
+) -> Result<SessionId, Refusal> {
+    let visible = |session: &Session| owner.is_none_or(|owner| session.owner == *owner);
+    if let Some(session) = sessions.get(text).filter(|session| visible(session)) {
+        return Ok(session.id.clone());
+    }
+    let named = sessions.values().filter(|session| {
+        visible(session)
+            && !matches!(session.phase, crate::session::Phase::Ended(_))
+            && session.spec.name.as_ref().is_some_and(|name| name.as_str() == text)
+    });
+    let mut matches: Vec<&SessionId> = named.map(|session| &session.id).collect();
+    if matches.is_empty() && !text.is_empty() {
+        let prefixed = sessions.values().filter(|session| session.id.as_str().starts_with(text));
+        matches = prefixed.filter(|session| visible(session)).map(|session| &session.id).collect();
+    }
+    match matches.as_slice() {
+        [] => Err(Refusal::SessionNotFound { session: text.to_owned() }),
+        [one] => Ok((*one).clone()),
+        [first, second, ..] => Err(Refusal::AmbiguousSession {
+            session: text.to_owned(),
+            matches: format!("{first}, {second}"),
+            count: matches.len(),
+        }),
+    }
+}

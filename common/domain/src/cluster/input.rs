@@ -1,0 +1,117 @@
+//! What can be done to a cluster, and what comes back.
+
+use crate::ids::{DeviceUuid, NodeName, RequestId, SessionId, UserName};
+use crate::node::{Cordon, Inventory, Liveness, Node};
+use crate::session::{Report, Session, SessionSpec, StopReason};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One change, from a person, an agent or the passing of time.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A new session; with a request id that was seen before, the session made then.
+    Create {
+        /// The id it gets if it is new.
+        id: SessionId,
+        /// What is asked for.
+        spec: Box<SessionSpec>,
+        /// Who asks.
+        owner: UserName,
+        /// The caller's own id of the request.
+        request_id: Option<RequestId>,
+    },
+    /// Stop a session; harmless if it has ended.
+    Stop {
+        /// Which.
+        id: SessionId,
+        /// Why.
+        reason: StopReason,
+        /// Instead of the session's own grace, milliseconds.
+        grace_ms: Option<u64>,
+    },
+    /// Forget a session that has ended.
+    Remove {
+        /// Which.
+        id: SessionId,
+    },
+    /// An agent connects and says everything it is and has.
+    Register {
+        /// The node's name.
+        name: NodeName,
+        /// The agent's own id.
+        agent_id: String,
+        /// What the node is.
+        inventory: Box<Inventory>,
+        /// Every placement the agent has.
+        reports: Vec<Report>,
+    },
+    /// The node changed.
+    Inventory {
+        /// Which.
+        node: NodeName,
+        /// What it is now.
+        inventory: Box<Inventory>,
+    },
+    /// How placements stand.
+    Reports {
+        /// On which node.
+        node: NodeName,
+        /// The news.
+        reports: Vec<Report>,
+        /// Whether this is everything the agent has.
+        full: bool,
+    },
+    /// An agent is heard, or has been silent for long.
+    Liveness {
+        /// Which node.
+        node: NodeName,
+        /// How it is heard.
+        liveness: Liveness,
+    },
+    /// Keep new sessions away, or let them in again.
+    Cordon {
+        /// Which node.
+        node: NodeName,
+        /// How.
+        cordon: Cordon,
+    },
+    /// Change the labels set through the API.
+    Labels {
+        /// Which node.
+        node: NodeName,
+        /// Labels to set.
+        set: BTreeMap<String, String>,
+        /// Labels to remove.
+        remove: Vec<String>,
+    },
+    /// Keep new slices away from a device, or let them on it again.
+    CordonDevice {
+        /// Which.
+        device: DeviceUuid,
+        /// Whether to.
+        cordoned: bool,
+    },
+    /// Forget a node that is silent and holds nothing.
+    RemoveNode {
+        /// Which.
+        node: NodeName,
+    },
+}
+
+/// What an input led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// The session as it is now.
+    Session {
+        /// The session.
+        session: Arc<Session>,
+        /// Whether a create found it by its request id.
+        existed: bool,
+    },
+    /// The node as it is now.
+    Node(Arc<Node>),
+    /// The record is gone.
+    Removed,
+    /// Nothing to tell.
+    Nothing,
+}

@@ -1,0 +1,123 @@
+//! What agents report, held against what is recorded.
+
+use super::input::Applied;
+use super::{Cluster, Refusal};
+use crate::ids::{NodeName, SessionId};
+use crate::session::{Attempt, Event, OnLost, Phase, Report, ReportState, Session, StopReason};
+use crate::time::UnixMillis;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+impl Cluster {
+    /// Takes in how placements on `node` stand. With `full`, what is not named is not there.
+    pub(super) fn observe(
+        &mut self,
+        node: &NodeName,
+        reports: Vec<Report>,
+        full: bool,
+        now: UnixMillis,
+    ) -> Result<Applied, Refusal> {
+        self.node(node)?;
+        let named: BTreeSet<(SessionId, u64)> =
+            reports.iter().map(|report| (report.session.clone(), report.generation)).collect();
+        for report in reports {
+            self.take_report(node, report, now);
+        }
+        if full {
+            for id in self.ids_on(node) {
+                self.take_absence(node, &id, &named, now);
+            }
+        }
+        Ok(Applied::Nothing)
+    }
+
+    fn take_report(&mut self, node: &NodeName, report: Report, now: UnixMillis) {
+        // A placement that is not recorded is the agent's to stop: it is not in its desired state.
+        let Some(session) = self.sessions.get(&report.session).cloned() else { return };
+        let here = session
+            .held()
+            .any(|(generation, grant)| generation == report.generation && grant.node == *node);
+        if !here {
+            return;
+        }
+        if report.generation == session.generation && session.phase.grant().is_some() {
+            self.step(&session, report.state.into(), now);
+        } else if matches!(report.state, ReportState::Gone { .. }) {
+            self.free_stranded(&session, report.generation);
+        }
+    }
+
+    /// A full report that does not name a placement held here.
+    fn take_absence(
+        &mut self,
+        node: &NodeName,
+        id: &SessionId,
+        named: &BTreeSet<(SessionId, u64)>,
+        now: UnixMillis,
+    ) {
+        let Some(session) = self.sessions.get(id).cloned() else { return };
+        let absent = |generation: u64| !named.contains(&(id.clone(), generation));
+        for old in &session.stranded {
+            if old.grant.node == *node && absent(old.generation) {
+                self.free_stranded(&session, old.generation);
+            }
+        }
+        let Some(session) = self.sessions.get(id).cloned() else { return };
+        let here = session.phase.grant().is_some_and(|grant| grant.node == *node);
+        if !here || !absent(session.generation) {
+            return;
+        }
+        match &session.phase {
+            // The agent has not heard of it yet; its desired state will tell.
+            Phase::Scheduled { .. } | Phase::Starting { .. } => {}
+            Phase::Lost { started: None, stopping: None, .. } => {
+                self.requeue(&session, format!("node {node} came back without it"), now);
+            }
+            Phase::Running { .. } | Phase::Lost { .. } | Phase::Stopping { .. } => {
+                let gone = Event::Gone {
+                    exit_code: None,
+                    code: "CONTAINER_VANISHED".to_owned(),
+                    message: format!("node {node} came back without its container"),
+                };
+                self.step(&session, gone, now);
+            }
+            Phase::Pending { .. } | Phase::Ended(_) => {}
+        }
+    }
+
+    /// One step of the lifecycle; a word that makes no sense now is no news.
+    fn step(&mut self, session: &Arc<Session>, event: Event, now: UnixMillis) {
+        let moved_away = matches!(
+            (&session.phase, &event),
+            (Phase::Stopping { reason: StopReason::Drained, .. }, Event::Gone { .. })
+        );
+        if moved_away && session.spec.on_lost == OnLost::Replace {
+            return self.requeue(session, StopReason::Drained.to_string(), now);
+        }
+        if let Ok(phase) = session.phase.after(event, now)
+            && phase != session.phase
+        {
+            self.put_session(Session { phase, ..Session::clone(session) });
+        }
+    }
+
+    /// Back to the queue; the placement becomes an attempt.
+    fn requeue(&mut self, session: &Arc<Session>, reason: String, now: UnixMillis) {
+        let Some(grant) = session.phase.grant().cloned() else { return };
+        let Ok(phase) = session.phase.after(Event::Requeued, now) else { return };
+        let mut next = Session { phase, ..Session::clone(session) };
+        let generation = session.generation;
+        next.attempts.push(Attempt { generation, grant, at: now, reason });
+        self.put_session(next);
+    }
+
+    fn free_stranded(&mut self, session: &Arc<Session>, generation: u64) {
+        // Read anew: several may be freed one after another.
+        let Some(session) = self.sessions.get(&session.id) else { return };
+        let mut next = Session::clone(session);
+        next.stranded.retain(|old| old.generation != generation);
+        if next.stranded.len() != session.stranded.len() {
+            self.put_session(next);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Why an input is refused: a stable code, the numbers, and the next step.
+
+use crate::check::Broken;
+use crate::ids::{DeviceUuid, NodeName, RequestId, SessionId, SessionName};
+use crate::placement::NeverFits;
+use crate::session::SpecError;
+use crate::slice::SliceError;
+
+/// Why an input is refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The specification breaks a rule, whatever the cluster.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// No registered node could hold it, even when empty.
+    #[error(transparent)]
+    NeverFits(NeverFits),
+    /// The name belongs to a live session of the same owner.
+    #[error("name `{name}` is in use by session {session}")]
+    NameInUse {
+        /// The name.
+        name: SessionName,
+        /// Who has it.
+        session: SessionId,
+    },
+    /// The request id was used for something else.
+    #[error("request id `{request}` was used for another request, which made session {session}")]
+    RequestIdReused {
+        /// The id.
+        request: RequestId,
+        /// What it made.
+        session: SessionId,
+    },
+    /// No node allows the mount.
+    #[error("no node allows mounting `{path}`")]
+    MountNotAllowed {
+        /// The host path.
+        path: String,
+    },
+    /// Every node runs containers from images, and none was named.
+    #[error("no image was named, and every node that could take the session runs images")]
+    NoImage,
+    /// The runtime has no images, so there is nothing to run without a command.
+    #[error(
+        "no command was given, and every node that could take the session runs plain processes"
+    )]
+    NoCommand,
+    /// No such session, or not the caller's.
+    #[error("there is no session `{session}`")]
+    SessionNotFound {
+        /// What was asked for.
+        session: String,
+    },
+    /// Several sessions begin so.
+    #[error("`{session}` means {count} sessions: {matches}…")]
+    AmbiguousSession {
+        /// What was asked for.
+        session: String,
+        /// The first of them.
+        matches: String,
+        /// How many.
+        count: usize,
+    },
+    /// No such node.
+    #[error("there is no node `{node}`")]
+    NodeNotFound {
+        /// What was asked for.
+        node: NodeName,
+    },
+    /// The node asked for takes no new sessions.
+    #[error("node {node} is {state} and takes no new sessions")]
+    NodeCordoned {
+        /// The node.
+        node: NodeName,
+        /// `cordoned` or `draining`.
+        state: &'static str,
+    },
+    /// The node is connected or holds sessions.
+    #[error("node {node} cannot be removed: {why}")]
+    NodeInUse {
+        /// The node.
+        node: NodeName,
+        /// What keeps it.
+        why: String,
+    },
+    /// Another agent has the name and is heard.
+    #[error("node name {node} is taken by another agent that is connected")]
+    NodeNameTaken {
+        /// The name.
+        node: NodeName,
+    },
+    /// No such device.
+    #[error("there is no device `{device}`")]
+    DeviceNotFound {
+        /// What was asked for.
+        device: DeviceUuid,
+    },
+    /// Another node has a device with this uuid.
+    #[error("device {device} of node {node} is registered by node {other} already")]
+    DeviceTaken {
+        /// The device.
+        device: DeviceUuid,
+        /// Who registers it.
+        node: NodeName,
+        /// Who has it.
+        other: NodeName,
+    },
+    /// The session is in the wrong phase.
+    #[error("session {session} is {phase}: {rule}")]
+    WrongPhase {
+        /// The session.
+        session: SessionId,
+        /// Its phase.
+        phase: &'static str,
+        /// What would be needed.
+        rule: &'static str,
+    },
+}
+
+impl Refusal {
+    /// The stable code, one of those of the wire's error table.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Spec(SpecError::Slice(SliceError::MoreThanAnyNode { .. }))
+            | Self::NeverFits(_)
+            | Self::MountNotAllowed { .. } => "UNSATISFIABLE",
+            Self::Spec(_) | Self::NoImage | Self::NoCommand => "INVALID_ARGUMENT",
+            Self::NameInUse { .. } => "NAME_IN_USE",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::SessionNotFound { .. } => "SESSION_NOT_FOUND",
+            Self::AmbiguousSession { .. } => "AMBIGUOUS_SESSION",
+            Self::NodeNotFound { .. } => "NODE_NOT_FOUND",
+            Self::NodeCordoned { .. } => "NODE_CORDONED",
+            Self::NodeInUse { .. } => "NODE_IN_USE",
+            Self::NodeNameTaken { .. } | Self::DeviceTaken { .. } => "NODE_NAME_TAKEN",
+            Self::DeviceNotFound { .. } => "DEVICE_NOT_FOUND",
+            Self::WrongPhase { .. } => "WRONG_PHASE",
+        }
+    }
+
+    /// The flag at fault, where one is.
+    #[must_use]
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Spec(error) => Some(error.field()),
+            Self::NeverFits(never) => match never {
+                NeverFits::NoNodes | NeverFits::Together { .. } => None,
+                NeverFits::UnknownNode { .. } => Some("--node"),
+                NeverFits::Labels { .. } => Some("--node-label"),
+                NeverFits::Cpu { .. } => Some("--cpu"),
+                NeverFits::Memory { .. } => Some("--memory"),
+                NeverFits::Slice(SliceError::NoSuchModel { .. }) => Some("--gpu-model"),
+                NeverFits::Slice(_) => Some("--fgpu"),
+            },
+            Self::NameInUse { .. } => Some("--name"),
+            Self::RequestIdReused { .. } => Some("--request-id"),
+            Self::MountNotAllowed { .. } => Some("--volume"),
+            Self::NoImage => Some("--image"),
+            Self::NoCommand => Some("COMMAND"),
+            Self::NodeNotFound { .. } | Self::NodeCordoned { .. } => Some("--node"),
+            Self::SessionNotFound { .. }
+            | Self::AmbiguousSession { .. }
+            | Self::NodeInUse { .. }
+            | Self::NodeNameTaken { .. }
+            | Self::DeviceNotFound { .. }
+            | Self::DeviceTaken { .. }
+            | Self::WrongPhase { .. } => None,
+        }
+    }
+
+    /// What to do next; empty where the message says it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Spec(_) => String::new(),
+            Self::NeverFits(_) => {
+                "ask for less, or see `fgpu device list` for what there is".to_owned()
+            }
+            Self::NameInUse { session, .. } => {
+                format!("choose another `--name`, or `fgpu stop {session}` first")
+            }
+            Self::RequestIdReused { .. } => "use a new request id for a new request".to_owned(),
+            Self::MountNotAllowed { .. } => {
+                "an administrator lists folders in the agents' `allowed_mounts`".to_owned()
+            }
+            Self::NoImage => "name one with `--image`".to_owned(),
+            Self::NoCommand => "add the command after `--`".to_owned(),
+            Self::SessionNotFound { .. } => "see `fgpu ps -a`".to_owned(),
+            Self::AmbiguousSession { .. } => "write more of the id".to_owned(),
+            Self::NodeNotFound { .. } => "see `fgpu node list`".to_owned(),
+            Self::NodeCordoned { node, .. } => {
+                format!("`fgpu node uncordon {node}`, or leave out `--node`")
+            }
+            Self::NodeInUse { node, .. } => {
+                format!("`fgpu node drain {node}`, stop its agent, and wait until it is lost")
+            }
+            Self::NodeNameTaken { .. } => {
+                "give this agent another `--node-name`, or stop the other one".to_owned()
+            }
+            Self::DeviceNotFound { .. } => "see `fgpu device list`".to_owned(),
+            Self::DeviceTaken { .. } => {
+                "two agents must not offer the same device: stop one of them".to_owned()
+            }
+            Self::WrongPhase { session, .. } => format!("see `fgpu get {session}`"),
+        }
+    }
+}
+
+/// Why records do not make a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Two records of one thing.
+    #[error("{what} is recorded twice")]
+    Twice {
+        /// The thing.
+        what: String,
+    },
+    /// A session holds something on a node that is not recorded.
+    #[error("session {session} holds a slice on node {node}, which is not recorded")]
+    UnknownNode {
+        /// The session.
+        session: SessionId,
+        /// The node.
+        node: NodeName,
+    },
+    /// The records break an invariant.
+    #[error("the records contradict each other: {}", .broken.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Broken {
+        /// Every broken invariant.
+        broken: Vec<Broken>,
+    },
+}

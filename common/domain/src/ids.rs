@@ -1,0 +1,151 @@
+//! Identifiers. Each is a checked string: what is in one has already been validated.
+
+use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} `{value}` is not valid: {rule}")]
+pub struct IdError {
+    /// Which kind of identifier was wanted.
+    pub what: &'static str,
+    /// The text given.
+    pub value: String,
+    /// The rule it breaks.
+    pub rule: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `value` against the rule of this identifier.
+            ///
+            /// # Errors
+            /// [`IdError`] names the value and the rule it breaks.
+            pub fn new(value: impl Into<String>) -> Result<Self, IdError> {
+                let value = value.into();
+                let valid: fn(&str) -> bool = $valid;
+                if valid(&value) {
+                    Ok(Self(value))
+                } else {
+                    Err(IdError { what: $what, value, rule: $rule })
+                }
+            }
+
+            /// The identifier as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(value: &str) -> Result<Self, IdError> {
+                Self::new(value)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(value: String) -> Result<Self, IdError> {
+                Self::new(value)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+id!(
+    /// The cluster an object belongs to: written once into the store, carried by every container.
+    ClusterId, "cluster id", "8 to 64 lower-case letters, digits or `-`",
+    |v| (8..=64).contains(&v.len()) && v.bytes().all(lower_digit_dash)
+);
+id!(
+    /// A machine of the cluster, by the name its agent registers with.
+    NodeName, "node name", "1 to 63 lower-case letters, digits, `-` or `.`, starting and ending with a letter or digit",
+    |v| v.len() <= 63 && v.bytes().all(|b| lower_digit_dash(b) || b == b'.') && alphanumeric_ends(v)
+);
+id!(
+    /// One physical GPU, by the UUID its driver reports (`GPU-…`), or a simulated one's.
+    DeviceUuid, "device uuid", "1 to 96 letters, digits, `-`, `/` or `_`",
+    |v| (1..=96).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_".contains(&b))
+);
+id!(
+    /// A session: given by the manager at create, never reused.
+    SessionId, "session id", "8 to 32 lower-case letters or digits",
+    |v| (8..=32).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+);
+id!(
+    /// The name a person gives a session; unique among those that have not ended.
+    SessionName, "session name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
+    |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
+);
+id!(
+    /// Chosen by the caller of create: the same one means the same session.
+    RequestId, "request id", "8 to 64 letters, digits, `-` or `_`",
+    |v| (8..=64).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+);
+id!(
+    /// Who asked: the name of the token a request came with.
+    UserName, "user name", "1 to 63 lower-case letters, digits, `-`, `.`, `_` or `@`, starting and ending with a letter or digit",
+    |v| v.len() <= 63 && v.bytes().all(|b| lower_digit_dash(b) || b"._@".contains(&b)) && alphanumeric_ends(v)
+);
+
+fn lower_digit_dash(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+}
+
+fn alphanumeric_ends(value: &str) -> bool {
+    let ends = [value.bytes().next(), value.bytes().last()];
+    ends.iter().all(|end| end.is_some_and(|byte| byte.is_ascii_alphanumeric()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_outside_the_rule_is_refused_with_the_rule() {
+        let refused = NodeName::new("-a").unwrap_err();
+
+        assert_eq!(refused.value, "-a");
+        assert!(refused.to_string().contains("starting and ending"));
+        for bad in ["", "A", "a b", "a-", &"a".repeat(64)] {
+            assert!(NodeName::new(bad).is_err(), "{bad}");
+        }
+        for good in ["a", "gpu-1.rack2", &"a".repeat(63)] {
+            assert!(NodeName::new(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn reading_a_record_checks_the_identifier_in_it() {
+        assert!(serde_json::from_str::<SessionId>("\"short\"").is_err());
+        assert!(serde_json::from_str::<SessionId>("\"abcdef12\"").is_ok());
+    }
+}

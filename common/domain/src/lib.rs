@@ -1,0 +1,19 @@
+//! The rules of fgpu: what may be granted, to whom, and when.
+//!
+//! Nothing here performs I/O, awaits, or reads a clock: whatever a decision needs comes in as an
+//! argument (the time as well), and what should happen comes back as a value. Start at
+//! [`cluster`] (all state, one `apply`), then [`slice`] (how a request becomes a grant) and
+//! [`session`] (the lifecycle).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod check;
+pub mod cluster;
+pub mod device;
+pub mod ids;
+pub mod node;
+pub mod placement;
+pub mod reconcile;
+pub mod session;
+pub mod slice;
+pub mod time;
+pub mod units;

@@ -1,0 +1,72 @@
+//! What the search looks at: a node, with totals kept beside it.
+
+use super::node::NodeView;
+use super::shape::Shapes;
+use crate::slice::{Demand, Isolation};
+
+/// A node and what the search wants to know of it without looking at every device.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) node: NodeView,
+    /// Position in [`Shapes`].
+    pub(super) shape: usize,
+    /// One per device, in the same order.
+    pub(super) slots: Vec<Slot>,
+    /// The most that is free on any open device, each dimension by itself.
+    pub(super) most_free: Demand,
+    /// Free on open devices, thousandths of a device.
+    pub(super) gpu_free: u64,
+    /// The strongest level the agent can enforce for a part of a device.
+    pub(super) enforcer: Option<Isolation>,
+}
+
+/// The part of a device the search looks at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) free: Demand,
+    /// Position in the kinds of the node's shape.
+    pub(super) kind: usize,
+    /// Thousandths of the device that are free, the lesser of both dimensions.
+    pub(super) free_milli: u64,
+    /// Whether anything may land here.
+    pub(super) open: bool,
+    /// Whether no slice is on it.
+    pub(super) empty: bool,
+}
+
+impl Entry {
+    /// `kinds` has one per device. Call [`Entry::refresh`] before use.
+    pub(super) fn new(node: NodeView, shape: usize, kinds: Vec<usize>) -> Self {
+        let slot =
+            |kind| Slot { free: Demand::default(), kind, free_milli: 0, open: false, empty: false };
+        Self {
+            enforcer: node.enforcers.iter().copied().min(),
+            node,
+            shape,
+            slots: kinds.into_iter().map(slot).collect(),
+            most_free: Demand::default(),
+            gpu_free: 0,
+        }
+    }
+
+    /// Works out again what is kept beside the node.
+    pub(super) fn refresh(&mut self, shapes: &Shapes) {
+        let kinds = &shapes.get(self.shape).kinds;
+        (self.most_free, self.gpu_free) = (Demand::default(), 0);
+        for (slot, device) in self.slots.iter_mut().zip(&self.node.devices) {
+            let kind = &kinds[slot.kind];
+            slot.free = device.free;
+            slot.free_milli = kind.milli_free(device.free);
+            slot.empty = device.sessions == 0;
+            // What is left below a quantum stays with the device: nobody joins a session that
+            // was promised all of it.
+            let full = !slot.empty && device.free.memory < kind.quantum.memory;
+            slot.open = device.blocked.is_none() && !full;
+            if slot.open {
+                self.gpu_free += slot.free_milli;
+                self.most_free.memory = self.most_free.memory.max(device.free.memory);
+                self.most_free.compute = self.most_free.compute.max(device.free.compute);
+            }
+        }
+    }
+}

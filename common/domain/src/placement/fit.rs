@@ -1,0 +1,182 @@
+//! Filter: whether the devices of a node have room for a request on a given number of them.
+
+use super::Request;
+use super::entry::Entry;
+use super::layout::{allowed_units, allows};
+use super::shape::Kind;
+use super::view::View;
+use crate::slice::{Demand, GpuRequest, Isolation, Part, Split};
+
+/// A request on a fixed number of devices, worked out for every kind of node.
+#[derive(Debug)]
+pub(super) struct Fit {
+    /// By position in the view's shapes; `None` where it cannot be divided so.
+    shapes: Vec<Option<ShapeFit>>,
+}
+
+/// The request on nodes of one shape.
+#[derive(Debug)]
+pub(super) struct ShapeFit {
+    /// Largest first.
+    pub(super) parts: Vec<Part>,
+    kinds: usize,
+    /// Per part, per kind of device.
+    wants: Vec<Want>,
+    /// What the largest part takes at least, each dimension by itself.
+    least: Demand,
+}
+
+/// What one part takes from one kind of device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) demand: Demand,
+    /// Thousandths of the device, the larger of both dimensions.
+    milli: u64,
+    /// Whether the model is allowed and an empty device holds the part.
+    pub(super) allowed: bool,
+    /// Whether the part leaves less than a quantum of an empty device.
+    pub(super) fills: bool,
+}
+
+/// Which of several devices with room is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prefer {
+    /// The one with the least free.
+    Fullest,
+    /// The one with the most free.
+    Emptiest,
+}
+
+/// How slices on a node would be kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Apart {
+    /// At this level where a part of a device is taken, [`Isolation::Whole`] otherwise.
+    Partial(Isolation),
+    /// Only whole devices are good enough.
+    WholeOnly,
+}
+
+/// A first choice of devices: enough to know that there is room and to score the node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// The device of the largest part.
+    pub(super) first: usize,
+    /// Thousandths of a device taken, over all devices.
+    pub(super) milli: u64,
+}
+
+impl Fit {
+    /// `gpu` on `count` devices.
+    pub(super) fn new(gpu: &GpuRequest, count: u32, split: Split, view: &View) -> Self {
+        let shapes = view.shapes().list().iter().enumerate();
+        let fit = |(at, shape): (usize, &super::shape::Shape)| {
+            if shape.nodes == 0 {
+                return None;
+            }
+            let parts = gpu.parts(&allowed_units(gpu, view, at), count, split, view.quantum())?;
+            Some(ShapeFit::new(gpu, parts, &shape.kinds))
+        };
+        Self { shapes: shapes.map(fit).collect() }
+    }
+
+    pub(super) fn of(&self, entry: &Entry) -> Option<&ShapeFit> {
+        self.shapes[entry.shape].as_ref()
+    }
+
+    /// Room for the request on the devices of a node, if there is.
+    pub(super) fn room(&self, request: &Request, entry: &Entry, prefer: Prefer) -> Option<Room> {
+        let fit = self.of(entry)?;
+        if !fit.least.fits(entry.most_free) {
+            return None;
+        }
+        fit.room(entry, apart(request, entry), prefer)
+    }
+}
+
+impl ShapeFit {
+    fn new(gpu: &GpuRequest, parts: Vec<Part>, kinds: &[Kind]) -> Self {
+        let wants: Vec<Want> =
+            parts.iter().flat_map(|part| kinds.iter().map(|kind| want(gpu, *part, kind))).collect();
+        let largest = wants[..kinds.len()].iter().filter(|want| want.allowed);
+        let memory = largest.clone().map(|want| want.demand.memory).min();
+        let compute = largest.map(|want| want.demand.compute).min();
+        let least =
+            Demand { memory: memory.unwrap_or_default(), compute: compute.unwrap_or_default() };
+        Self { parts, kinds: kinds.len(), wants, least }
+    }
+
+    pub(super) fn want(&self, part: usize, kind: usize) -> &Want {
+        &self.wants[part * self.kinds + kind]
+    }
+
+    /// Whether the device in `slot` has room for `part`.
+    pub(super) fn takes(&self, part: usize, entry: &Entry, slot: usize, apart: Apart) -> bool {
+        let slot = &entry.slots[slot];
+        let want = self.want(part, slot.kind);
+        slot.open
+            && want.allowed
+            && want.demand.fits(slot.free)
+            && (!matches!(self.parts[part], Part::Whole) || slot.empty)
+            && (apart != Apart::WholeOnly || (want.fills && slot.empty))
+    }
+
+    /// Gives each part, largest first, the preferred device with room. A device with room for a
+    /// part has room for every smaller one, so this finds devices whenever there are enough.
+    fn room(&self, entry: &Entry, apart: Apart, prefer: Prefer) -> Option<Room> {
+        let mut used = 0_u128;
+        let mut room = Room { first: 0, milli: 0 };
+        for part in 0..self.parts.len() {
+            let mut best: Option<(u64, usize)> = None;
+            for (at, slot) in entry.slots.iter().enumerate() {
+                let rank = prefer.rank(slot.free_milli);
+                if best.is_none_or(|(top, _)| rank > top)
+                    && used & (1 << at) == 0
+                    && self.takes(part, entry, at, apart)
+                {
+                    best = Some((rank, at));
+                }
+            }
+            let (_, at) = best?;
+            used |= 1 << at;
+            room.milli += self.want(part, entry.slots[at].kind).milli;
+            if part == 0 {
+                room.first = at;
+            }
+        }
+        Some(room)
+    }
+}
+
+impl Prefer {
+    /// Larger is better.
+    pub(super) fn rank(self, free_milli: u64) -> u64 {
+        match self {
+            Self::Fullest => 1000 - free_milli.min(1000),
+            Self::Emptiest => free_milli,
+        }
+    }
+}
+
+/// How the slices of `request` would be kept apart from others on a node.
+pub(super) fn apart(request: &Request, entry: &Entry) -> Apart {
+    let level = entry.enforcer.unwrap_or(Isolation::Shared);
+    let accepted = match request.isolation {
+        Some(least) => level <= least,
+        None => level != Isolation::Shared || entry.node.allow_shared,
+    };
+    if accepted { Apart::Partial(level) } else { Apart::WholeOnly }
+}
+
+fn want(gpu: &GpuRequest, part: Part, kind: &Kind) -> Want {
+    let demand = kind.units.demand(part);
+    let within = match part {
+        Part::Fgpu(amount) => amount <= kind.units.capacity,
+        Part::Whole | Part::Direct { .. } => true,
+    };
+    Want {
+        demand,
+        milli: kind.milli_taken(demand),
+        allowed: within && demand.fits(kind.units.whole()) && allows(gpu, &kind.model),
+        fills: kind.fills(demand),
+    }
+}

@@ -1,0 +1,70 @@
+//! Placement: which node and which devices a request gets, or why it gets none.
+//!
+//! The steps have their known names. *Filter* passes over nodes that cannot take the request,
+//! *score* ranks the rest by a [`Policy`], *reserve* chooses the devices and writes the grant; the
+//! caller then binds it with [`View::allocate`]. Start at [`Placer::place`].
+//!
+//! What holds: the answer depends on the arguments alone (and, for [`Policy::Random`], on the
+//! seed); ties go to the node inserted first; nothing is granted beyond a device, the CPU or the
+//! memory of a node; what one empty allowed device could hold is never split unasked.
+//!
+//! A [`View`] is kept live by its owner and changed by deltas. It keeps what the search needs
+//! beside each node (totals, largest rests) and groups nodes of equal hardware, so that a request
+//! is divided into parts once per kind of node and not once per node.
+
+mod entry;
+mod explain;
+mod filter;
+mod fit;
+mod hint;
+mod layout;
+mod node;
+mod policy;
+mod random;
+mod reason;
+mod reserve;
+mod score;
+mod search;
+mod shape;
+mod view;
+
+pub use explain::NoPlacement;
+pub use hint::Hint;
+pub use layout::{NeverFits, feasible_when_empty};
+pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
+pub use policy::{Policy, PolicyError};
+pub use reason::Reason;
+pub use search::{Placement, Placer};
+pub use view::{View, ViewError};
+
+use crate::ids::NodeName;
+use crate::slice::{GpuRequest, Isolation};
+use crate::units::{CpuMilli, MemoryBytes};
+use std::collections::BTreeMap;
+
+/// What a session asks of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Request {
+    /// CPU, thousandths of a core.
+    pub cpu: CpuMilli,
+    /// Host memory in bytes.
+    pub memory: MemoryBytes,
+    /// GPU; `None` for a session without.
+    pub gpu: Option<GpuRequest>,
+    /// Only this node.
+    pub node: Option<NodeName>,
+    /// Labels the node must carry with exactly these values.
+    pub labels: BTreeMap<String, String>,
+    /// The weakest isolation accepted; `None`: anything but [`Isolation::Shared`], and that too
+    /// on nodes that allow it.
+    pub isolation: Option<Isolation>,
+    /// Nodes not to use, such as those where the session failed before.
+    pub avoid: Vec<NodeName>,
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_history;

@@ -1,0 +1,70 @@
+//! Builders for the tests of placement.
+
+use super::{DeviceView, NodeState, NodeView, Request, View};
+use crate::ids::{DeviceUuid, NodeName};
+use crate::slice::{GpuAmount, GpuRequest, Isolation, UnitPolicy};
+use crate::units::{CpuMilli, Fgpu, GIB, MemoryBytes};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+/// A node with 64 cores, 256 GiB and an agent whose driver keeps slices apart.
+pub(super) fn node(name: &str, devices: usize) -> NodeView {
+    node_of(name, "NVIDIA H100 80GB HBM3", 80, devices)
+}
+
+/// The same with devices of `model` and `gib` each.
+pub(super) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> NodeView {
+    let units = UnitPolicy::default().units_of(model, MemoryBytes(gib * GIB));
+    let device = |index: usize| DeviceView {
+        uuid: DeviceUuid::new(format!("GPU-{name}-{index}")).unwrap(),
+        index: u32::try_from(index).unwrap(),
+        model: model.to_owned(),
+        units,
+        free: units.whole(),
+        blocked: None,
+        numa_node: None,
+        nvlink_peers: Vec::new(),
+        sessions: 0,
+    };
+    NodeView {
+        name: name_of(name),
+        state: NodeState::Ready,
+        labels: BTreeMap::new(),
+        cpu_total: CpuMilli::cores(64),
+        cpu_free: CpuMilli::cores(64),
+        memory_total: MemoryBytes::gib(256),
+        memory_free: MemoryBytes::gib(256),
+        devices: (0..devices).map(device).collect(),
+        allow_shared: false,
+        enforcers: vec![Isolation::Interposer, Isolation::Driver],
+    }
+}
+
+pub(super) fn name_of(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub(super) fn view(nodes: impl IntoIterator<Item = NodeView>) -> View {
+    let mut view = View::new(Fgpu(100));
+    for node in nodes {
+        view.insert(node).unwrap();
+    }
+    view
+}
+
+/// One core, 1 GiB, and `amount` of GPU.
+pub(super) fn gpu(amount: GpuAmount) -> Request {
+    Request { gpu: Some(GpuRequest::new(amount)), ..cpu_only(1) }
+}
+
+pub(super) fn fgpu(milli: u64) -> Request {
+    gpu(GpuAmount::Fgpu(Fgpu(milli)))
+}
+
+pub(super) fn whole(count: u32) -> Request {
+    gpu(GpuAmount::Whole(NonZeroU32::new(count).unwrap()))
+}
+
+pub(super) fn cpu_only(cores: u64) -> Request {
+    Request { cpu: CpuMilli::cores(cores), memory: MemoryBytes::gib(1), ..Request::default() }
+}

@@ -1,0 +1,479 @@
+use super::testing::{cpu_only, fgpu, gpu, name_of, node, node_of, view, whole};
+use super::*;
+use crate::ids::DeviceUuid;
+use crate::slice::{ComputeRequest, GpuAmount, Grant, Isolation, SliceError, Split};
+use crate::units::{ComputeMilli, CpuMilli, Fgpu, MIB, MemoryBytes};
+use std::num::NonZeroU32;
+
+fn place(request: &Request, view: &View) -> Grant {
+    place_by(Policy::BestFit, request, view)
+}
+
+fn place_by(policy: Policy, request: &Request, view: &View) -> Grant {
+    Placer::new(policy, 0).place(request, view).unwrap().grant
+}
+
+fn refuse(request: &Request, view: &View) -> NoPlacement {
+    *Placer::new(Policy::BestFit, 0).place(request, view).unwrap_err()
+}
+
+/// Places `request` and takes what it was granted.
+fn fill(request: &Request, view: &mut View) -> Grant {
+    let grant = place(request, view);
+    view.allocate(&grant.node, &Allocation::of(request, &grant)).unwrap();
+    grant
+}
+
+fn indices(grant: &Grant) -> Vec<usize> {
+    let last = |slice: &crate::slice::Slice| {
+        slice.device.as_str().rsplit('-').next().unwrap().parse().unwrap()
+    };
+    grant.slices.iter().map(last).collect()
+}
+
+fn on_node(request: Request, node: &str) -> Request {
+    Request { node: Some(name_of(node)), ..request }
+}
+
+#[test]
+fn a_node_that_takes_nothing_new_is_passed_over_with_its_state() {
+    let cases = [
+        (NodeState::Cordoned, Reason::Cordoned),
+        (NodeState::Draining, Reason::Draining),
+        (NodeState::Suspect, Reason::Suspect),
+        (NodeState::Lost, Reason::Lost),
+        (NodeState::NeverSeen, Reason::NeverSeen),
+    ];
+    for (state, reason) in cases {
+        let mut view = view([node("a1", 1), node("b2", 1)]);
+        view.set_state(&name_of("a1"), state).unwrap();
+        assert_eq!(place(&fgpu(1_000), &view).node, name_of("b2"));
+
+        view.set_state(&name_of("b2"), state).unwrap();
+        let refused = refuse(&fgpu(1_000), &view);
+        assert_eq!(refused.reason("a1"), Some(&reason));
+        assert_eq!(refused.summary, [(reason.code(), 2)].into());
+    }
+}
+
+#[test]
+fn name_labels_and_nodes_to_avoid_narrow_the_choice() {
+    let mut labelled = node("b2", 1);
+    labelled.labels.insert("zone".to_owned(), "west".to_owned());
+    let view = view([node("a1", 1), labelled]);
+    let west = |zone: &str| Request {
+        labels: [("zone".to_owned(), zone.to_owned())].into(),
+        ..fgpu(1_000)
+    };
+
+    assert_eq!(place(&fgpu(1_000), &view).node, name_of("a1"));
+    assert_eq!(place(&on_node(fgpu(1_000), "b2"), &view).node, name_of("b2"));
+    assert_eq!(place(&west("west"), &view).node, name_of("b2"));
+    let avoiding = Request { avoid: vec![name_of("a1")], ..fgpu(1_000) };
+    assert_eq!(place(&avoiding, &view).node, name_of("b2"));
+
+    let refused = refuse(&west("east"), &view);
+    assert_eq!(
+        refused.reason("a1").unwrap().to_string(),
+        "needs label zone=east, has no label zone"
+    );
+    assert_eq!(refused.reason("b2").unwrap().to_string(), "needs label zone=east, has zone=west");
+    let refused = refuse(&on_node(cpu_only(100), "b2"), &view);
+    assert_eq!(refused.reason("a1"), Some(&Reason::WrongNode { wanted: name_of("b2") }));
+    assert_eq!(refused.closest.unwrap().1.to_string(), "needs 100 cores, 64 of 64 are free");
+}
+
+#[test]
+fn best_fit_counts_half_of_what_is_left_in_128_cores_and_in_8_devices() {
+    // a1 keeps 127 cores and 2 devices, b2 63 and 8.
+    let mut a1 = node("a1", 2);
+    (a1.cpu_total, a1.cpu_free) = (CpuMilli::cores(128), CpuMilli::cores(128));
+    let view = view([a1, node("b2", 8)]);
+
+    let score = |node: &str| {
+        let request = on_node(cpu_only(1), node);
+        Placer::new(Policy::BestFit, 0).find(&request, &view).unwrap().score
+    };
+    // 100 × (1 − 127/256 − 2/16) = 37.89; 100 × (1 − 63/256 − 8/16) = 25.39.
+    assert_eq!((score("a1"), score("b2")), (37, 25));
+    assert_eq!(place(&cpu_only(1), &view).node, name_of("a1"));
+}
+
+#[test]
+fn equal_scores_go_to_the_node_inserted_first() {
+    for policy in [Policy::BestFit, Policy::Binpack, Policy::Spread] {
+        let mut view = view([node("z", 8), node("a", 8)]);
+        assert_eq!(place_by(policy, &fgpu(1_000), &view).node, name_of("z"), "{policy}");
+
+        let first = view.remove(&name_of("z")).unwrap();
+        view.insert(first).unwrap();
+        assert_eq!(place_by(policy, &fgpu(1_000), &view).node, name_of("a"), "{policy}");
+    }
+}
+
+#[test]
+fn packing_joins_the_fullest_device_with_room_and_spreading_the_emptiest() {
+    let mut view = view([node("a1", 3), node("b2", 3)]);
+    fill(&on_node(fgpu(6_000), "b2"), &mut view);
+    fill(&on_node(fgpu(7_000), "b2"), &mut view);
+
+    for policy in [Policy::BestFit, Policy::Binpack] {
+        let grant = place_by(policy, &fgpu(3_000), &view);
+        assert_eq!((grant.node.as_str(), indices(&grant)), ("b2", vec![1]), "{policy}");
+        let grant = place_by(policy, &fgpu(4_000), &view);
+        assert_eq!((grant.node.as_str(), indices(&grant)), ("b2", vec![0]), "{policy}");
+    }
+    let grant = place_by(Policy::Spread, &fgpu(3_000), &view);
+    assert_eq!(grant.node, name_of("a1"));
+    let grant = place_by(Policy::Spread, &on_node(fgpu(3_000), "b2"), &view);
+    assert_eq!(indices(&grant), [2]);
+}
+
+#[test]
+fn random_reaches_every_node_and_device_and_repeats_for_a_seed() {
+    let view = view([node("a1", 2), node("b2", 2)]);
+    let draw = |seed| {
+        let mut placer = Placer::new(Policy::Random, seed);
+        let one = |_| placer.place(&fgpu(1_000), &view).unwrap().grant.slices[0].device.clone();
+        (0..64).map(one).collect::<Vec<_>>()
+    };
+
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+    let reached: std::collections::BTreeSet<_> = draw(3).into_iter().collect();
+    assert_eq!(reached.len(), 4);
+}
+
+#[test]
+fn a_request_that_fits_one_empty_device_waits_and_the_split_is_named() {
+    let mut view = view([node("a1", 2)]);
+    fill(&fgpu(6_000), &mut view);
+    fill(&fgpu(6_000), &mut view);
+
+    let refused = refuse(&fgpu(8_000), &view);
+
+    assert_eq!(
+        refused.reason("a1"),
+        Some(&Reason::GpuMemory {
+            wanted: MemoryBytes::gib(64),
+            largest_free: MemoryBytes::gib(32)
+        })
+    );
+    assert_eq!(refused.impossible, None);
+    let hints: Vec<String> = refused.would_fit.iter().map(Hint::to_string).collect();
+    assert_eq!(
+        hints,
+        [
+            "`--devices 2 --split even` would start now on node a1",
+            "`--fgpu 4` would start now on node a1"
+        ]
+    );
+}
+
+#[test]
+fn a_larger_request_takes_the_fewest_devices_wherever_the_node_stands() {
+    // The only node that could hold 15 fGPU on two devices is out of service: no other node may
+    // take it on four.
+    let mut view = view([node_of("small", "L4", 24, 4), node("big", 2)]);
+    assert_eq!(indices(&place(&fgpu(15_000), &view)).len(), 2);
+
+    view.set_state(&name_of("big"), NodeState::Lost).unwrap();
+    let grant = place(&fgpu(15_000), &view);
+    assert_eq!((grant.node.as_str(), grant.slices.len()), ("small", 2));
+    assert_eq!(grant.slices[0].fgpu, Fgpu(7_500));
+}
+
+#[test]
+fn with_a_split_allowed_the_fewest_devices_come_first_on_any_node() {
+    let split = |mut request: Request| {
+        request.gpu.as_mut().unwrap().split = Some(Split::Even);
+        request
+    };
+    let mut view = view([node("a1", 2), node("b2", 1)]);
+    fill(&on_node(fgpu(5_000), "a1"), &mut view);
+    fill(&on_node(whole(1), "a1"), &mut view);
+    assert_eq!(place(&split(fgpu(8_000)), &view).node, name_of("b2"));
+
+    fill(&on_node(fgpu(5_000), "b2"), &mut view);
+    assert!(Placer::new(Policy::BestFit, 0).find(&split(fgpu(8_000)), &view).is_none());
+}
+
+#[test]
+fn slices_are_in_the_order_of_the_device_index_even_where_parts_differ() {
+    let mut view = view([node("a1", 2)]);
+    fill(&fgpu(4_900), &mut view);
+
+    // 10.1 = 5.1 + 5.0: only device 0 is short of 5.2, so the larger part may go to either.
+    let mut request = fgpu(10_100);
+    request.gpu.as_mut().unwrap().devices = NonZeroU32::new(2);
+    let grant = place(&request, &view);
+
+    assert_eq!(indices(&grant), [0, 1]);
+    assert_eq!(grant.slices.iter().map(|slice| slice.fgpu).sum::<Fgpu>(), Fgpu(10_100));
+}
+
+#[test]
+fn several_devices_are_chosen_close_to_each_other() {
+    let mut linked = node("a1", 4);
+    let uuid = |index: usize| DeviceUuid::new(format!("GPU-a1-{index}")).unwrap();
+    for (one, other) in [(0, 2), (1, 3)] {
+        linked.devices[one].nvlink_peers = vec![uuid(other)];
+        linked.devices[other].nvlink_peers = vec![uuid(one)];
+    }
+    let mut numa = node("b2", 4);
+    for (index, socket) in [(0, 0), (1, 1), (2, 1), (3, 0)] {
+        numa.devices[index].numa_node = Some(socket);
+    }
+    let mut view = view([linked, numa]);
+
+    assert_eq!(indices(&place(&on_node(whole(2), "a1"), &view)), [0, 2]);
+    assert_eq!(indices(&place(&on_node(whole(2), "b2"), &view)), [0, 3]);
+    // With device 0 taken only 1 and 3 are still linked.
+    view.set_blocked(&name_of("a1"), &uuid(0), Some(DeviceBlock::Cordoned)).unwrap();
+    assert_eq!(indices(&place(&on_node(whole(2), "a1"), &view)), [1, 3]);
+}
+
+#[test]
+fn isolation_is_whole_only_where_nothing_of_the_device_is_left() {
+    let mut view = view([node("a1", 2)]);
+    assert_eq!(place(&whole(1), &view).isolation, Isolation::Whole);
+    assert_eq!(place(&fgpu(10_000), &view).isolation, Isolation::Whole);
+    assert_eq!(place(&fgpu(9_900), &view).isolation, Isolation::Driver);
+    assert_eq!(place(&fgpu(15_000), &view).isolation, Isolation::Driver);
+    assert_eq!(place(&cpu_only(1), &view).isolation, Isolation::Whole);
+
+    fill(&fgpu(9_900), &mut view);
+    let grant = fill(&fgpu(100), &mut view);
+    assert_eq!((indices(&grant), grant.isolation), (vec![0], Isolation::Driver));
+}
+
+#[test]
+fn what_a_whole_device_leaves_below_a_quantum_is_given_to_nobody() {
+    let mut odd = node("a1", 1);
+    odd.devices[0].units =
+        crate::slice::UnitPolicy::default().units_of("H100", MemoryBytes::mib(81_559));
+    odd.devices[0].free = odd.devices[0].units.whole();
+    let mut view = view([odd]);
+    assert_eq!(fill(&fgpu(10_000), &mut view).isolation, Isolation::Whole);
+    assert_eq!(view.get(&name_of("a1")).unwrap().devices[0].free.memory, MemoryBytes::mib(9));
+
+    let crumb =
+        GpuAmount::Direct { memory: Some(MemoryBytes(5 * MIB)), compute: ComputeRequest::Shared };
+    let refused = refuse(&gpu(crumb), &view);
+    assert_eq!(refused.reason("a1"), Some(&Reason::Devices { wanted: 1, with_room: 0 }));
+}
+
+#[test]
+fn without_an_enforcer_a_part_of_a_device_needs_leave() {
+    let mut bare = node("a1", 1);
+    bare.enforcers.clear();
+    let view_of = |node: &NodeView| view([node.clone()]);
+    let least = |isolation| Request { isolation: Some(isolation), ..fgpu(1_000) };
+
+    let refused = refuse(&fgpu(1_000), &view_of(&bare));
+    assert_eq!(
+        refused.reason("a1").unwrap().to_string(),
+        "needs isolation interposer or stronger, offers shared"
+    );
+    assert_eq!(refused.would_fit, [Hint::Shared { node: name_of("a1") }]);
+    assert_eq!(place(&whole(1), &view_of(&bare)).isolation, Isolation::Whole);
+    assert_eq!(place(&least(Isolation::Shared), &view_of(&bare)).isolation, Isolation::Shared);
+    bare.allow_shared = true;
+    assert_eq!(place(&fgpu(1_000), &view_of(&bare)).isolation, Isolation::Shared);
+    assert!(refuse(&least(Isolation::Interposer), &view_of(&bare)).reasons.len() == 1);
+
+    let enforced = view_of(&node("a1", 1));
+    assert_eq!(place(&least(Isolation::Driver), &enforced).isolation, Isolation::Driver);
+    assert_eq!(
+        refuse(&least(Isolation::Whole), &enforced).reason("a1").unwrap().code(),
+        "isolation"
+    );
+}
+
+#[test]
+fn memory_and_compute_of_a_device_are_refused_each_with_its_numbers() {
+    let direct =
+        |gib: u64, compute| gpu(GpuAmount::Direct { memory: Some(MemoryBytes::gib(gib)), compute });
+    let share = |milli| ComputeRequest::Share(ComputeMilli(milli));
+    let mut view = view([node("a1", 1)]);
+    fill(&direct(8, share(700)), &mut view);
+
+    let refused = refuse(&direct(8, share(400)), &view);
+    assert_eq!(
+        refused.reason("a1").unwrap().to_string(),
+        "needs 40 % of GPU compute, the most free on one GPU is 30 %"
+    );
+    let refused = refuse(&direct(76, ComputeRequest::Shared), &view);
+    assert_eq!(
+        refused.reason("a1").unwrap().to_string(),
+        "needs 76 GiB of GPU memory, the most free on one GPU is 72 GiB"
+    );
+    assert_eq!(
+        refused.would_fit,
+        [Hint::Memory { memory: MemoryBytes::gib(72), node: name_of("a1") }]
+    );
+    assert_eq!(place(&direct(72, ComputeRequest::Shared), &view).slices[0].compute.0, 0);
+}
+
+#[test]
+fn blocked_devices_other_models_and_missing_gpus_are_told_apart() {
+    let mut sick = node("a1", 1);
+    sick.devices[0].blocked = Some(DeviceBlock::Unhealthy { reason: "Xid 79".to_owned() });
+    let mut full = node("d4", 2);
+    full.devices[0].blocked = Some(DeviceBlock::MigEnabled);
+    let mut view = view([sick, node("b2", 0), node_of("c3", "NVIDIA L4", 24, 1), full]);
+    fill(&on_node(fgpu(1_000), "d4"), &mut view);
+    let mut request = whole(1);
+    request.gpu.as_mut().unwrap().models = vec!["h100".to_owned()];
+
+    let refused = refuse(&request, &view);
+
+    let texts: Vec<String> =
+        refused.reasons.iter().map(|(node, reason)| format!("{node}: {reason}")).collect();
+    assert_eq!(
+        texts,
+        [
+            "a1: none of its 1 GPUs takes anything new, the first is unhealthy: Xid 79",
+            "b2: has no GPU",
+            "c3: needs GPU model h100, has NVIDIA L4",
+            "d4: needs 80 GiB of GPU memory, the most free on one GPU is 72 GiB",
+        ]
+    );
+    assert_eq!(refused.closest.as_ref().unwrap().0, name_of("d4"));
+    let hint = Hint::AnyModel { node: name_of("c3"), models: "NVIDIA L4".to_owned() };
+    assert_eq!(refused.would_fit, [hint]);
+}
+
+#[test]
+fn fewer_whole_devices_and_other_nodes_are_offered_where_they_would_start() {
+    let mut view = view([node("a1", 4), node("b2", 8)]);
+    fill(&on_node(fgpu(100), "b2"), &mut view);
+    fill(&on_node(whole(3), "b2"), &mut view);
+    fill(&on_node(fgpu(100), "a1"), &mut view);
+
+    let refused = refuse(&whole(8), &view);
+    assert_eq!(refused.reason("b2"), Some(&Reason::Devices { wanted: 8, with_room: 4 }));
+    assert_eq!(refused.reason("a1"), Some(&Reason::Devices { wanted: 8, with_room: 4 }));
+    assert_eq!(refused.would_fit, [Hint::Gpus { gpus: 4, node: name_of("b2") }]);
+
+    let refused = refuse(&on_node(whole(4), "a1"), &view);
+    assert_eq!(refused.would_fit[0], Hint::AnyNode { node: name_of("b2") });
+}
+
+#[test]
+fn the_closest_node_is_the_one_that_lacks_the_least() {
+    let mut view = view([node("a1", 1), node("b2", 1), node("c3", 1)]);
+    fill(&on_node(fgpu(9_000), "a1"), &mut view);
+    fill(&on_node(fgpu(3_000), "b2"), &mut view);
+    view.set_state(&name_of("c3"), NodeState::Cordoned).unwrap();
+
+    let refused = refuse(&fgpu(8_000), &view);
+
+    assert_eq!(refused.closest.as_ref().unwrap().0, name_of("b2"));
+    assert_eq!(
+        refused.to_string(),
+        "no node can take it now (cordoned on 1, gpu_memory on 2); closest is b2: needs 64 GiB of \
+         GPU memory, the most free on one GPU is 56 GiB"
+    );
+}
+
+#[test]
+fn what_no_node_holds_even_when_empty_is_refused_with_the_most_there_is() {
+    let mut view = view([node("a1", 2), node("b2", 0)]);
+    let never = |request: &Request| feasible_when_empty(request, &view).unwrap_err().to_string();
+
+    assert_eq!(feasible_when_empty(&fgpu(15_000), &view).unwrap().unwrap().counts, [2]);
+    assert_eq!(feasible_when_empty(&cpu_only(64), &view), Ok(None));
+    assert_eq!(
+        never(&cpu_only(65)),
+        "65 cores is more than any allowed node has: the most is 64 on a1"
+    );
+    let memory = Request { memory: MemoryBytes::gib(300), ..cpu_only(1) };
+    assert!(never(&memory).contains("the most is 256 GiB on a1"));
+    assert!(never(&fgpu(20_100)).contains("the most is 20 fGPU"));
+    assert!(never(&fgpu(50)).contains("not a multiple of the quantum"));
+    assert!(never(&on_node(cpu_only(1), "zz")).contains("node zz is not registered"));
+    assert!(never(&on_node(fgpu(1_000), "b2")).contains("no device"));
+    let mut model = fgpu(1_000);
+    model.gpu.as_mut().unwrap().models = vec!["b200".to_owned()];
+    assert!(never(&model).contains("no device matches the model b200"));
+    let labels = Request { labels: [("a".to_owned(), "b".to_owned())].into(), ..cpu_only(1) };
+    assert!(never(&labels).contains("no node allowed carries the labels a=b"));
+
+    let mut large = node("c3", 0);
+    (large.cpu_total, large.cpu_free) = (CpuMilli::cores(128), CpuMilli::cores(128));
+    view.insert(large).unwrap();
+    let both = Request { cpu: CpuMilli::cores(100), ..fgpu(1_000) };
+    assert_eq!(
+        feasible_when_empty(&both, &view).unwrap_err().to_string(),
+        "no allowed node has 1 fGPU, 100 cores and 1 GiB of memory together, even when empty"
+    );
+    assert_eq!(feasible_when_empty(&both, &View::new(Fgpu(100))), Err(NeverFits::NoNodes));
+}
+
+#[test]
+fn an_impossible_request_says_so_and_still_gives_every_node_a_reason() {
+    let view = view([node("a1", 2), node("b2", 0)]);
+
+    let refused = refuse(&fgpu(30_000), &view);
+    assert!(matches!(refused.impossible, Some(SliceError::MoreThanAnyNode { .. })));
+    assert_eq!(refused.reasons.len(), 2);
+    let refused = refuse(&fgpu(50), &view);
+    assert!(matches!(refused.impossible, Some(SliceError::Quantum { .. })));
+    assert_eq!(refused.reason("a1"), Some(&Reason::NeverFits));
+}
+
+#[test]
+fn a_change_that_does_not_fit_changes_nothing() {
+    let mut view = view([node("a1", 2)]);
+    let request = fgpu(6_000);
+    let grant = place(&request, &view);
+    let allocation = Allocation::of(&request, &grant);
+    let before = view.get(&grant.node).unwrap().clone();
+
+    assert!(matches!(view.release(&grant.node, &allocation), Err(ViewError::BeyondTotal { .. })));
+    assert_eq!(view.get(&grant.node), Some(&before));
+    view.allocate(&grant.node, &allocation).unwrap();
+    let after = view.get(&grant.node).unwrap().clone();
+    let again = view.allocate(&grant.node, &allocation).unwrap_err();
+    assert_eq!(
+        again.to_string(),
+        "node a1 cannot give 48 GiB and 60 % of compute of GPU-a1-0: 32 GiB and 40 % of compute is free"
+    );
+    let too_much = Allocation { cpu: CpuMilli::cores(64), ..Allocation::default() };
+    assert!(matches!(view.allocate(&grant.node, &too_much), Err(ViewError::NotFree { .. })));
+    let twice = Allocation { slices: vec![grant.slices[0].clone(); 2], ..Allocation::default() };
+    assert!(matches!(view.release(&grant.node, &twice), Err(ViewError::DuplicateDevice { .. })));
+    assert_eq!(view.get(&grant.node), Some(&after));
+    view.release(&grant.node, &allocation).unwrap();
+    assert_eq!(view.get(&grant.node), Some(&before));
+
+    assert!(matches!(view.insert(before.clone()), Err(ViewError::DuplicateNode { .. })));
+    let unknown = NodeView { name: name_of("zz"), ..before };
+    assert!(matches!(view.replace(unknown), Err(ViewError::UnknownNode { .. })));
+}
+
+#[test]
+fn a_replaced_node_keeps_its_turn_and_brings_its_new_hardware() {
+    let mut view = view([node("a1", 1), node("b2", 1)]);
+    view.replace(node("a1", 4)).unwrap();
+
+    assert_eq!(place(&whole(4), &view).node, name_of("a1"));
+    let names: Vec<&str> = view.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["a1", "b2"]);
+    view.remove(&name_of("a1")).unwrap();
+    assert!(refuse(&whole(4), &view).impossible.is_some());
+}
+
+#[test]
+fn a_policy_has_one_name_everywhere() {
+    for policy in Policy::ALL {
+        assert_eq!(policy.to_string().parse(), Ok(policy));
+        assert_eq!(serde_json::to_string(&policy).unwrap(), format!("\"{policy}\""));
+    }
+    assert_eq!(Policy::default(), Policy::BestFit);
+    assert_eq!(
+        "fifo".parse::<Policy>().unwrap_err().to_string(),
+        "no placement policy is called `fifo`: use random, binpack, spread, best-fit"
+    );
+}

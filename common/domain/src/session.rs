@@ -1,0 +1,82 @@
+//! Sessions: what was asked for, and the one lifecycle every session goes through.
+//!
+//! [`Phase`] is the lifecycle; [`Phase::after`] is the only function that changes it. What exists
+//! only in one phase lives in that variant. A grant is held from `Scheduled` on and given back only
+//! when the agent reports that nothing of the session runs any more.
+
+mod phase;
+mod report;
+mod spec;
+
+pub use phase::{
+    Attempt, Ended, Event, IllegalTransition, Outcome, Phase, Progress, PublishedPort, StopReason,
+};
+pub use report::{Report, ReportState};
+pub use spec::{
+    ComputePolicy, Mount, OnDisconnect, OnLost, PRIORITY_RANGE, Resources, SessionKind,
+    SessionSpec, SpecError,
+};
+
+use crate::ids::{RequestId, SessionId, UserName};
+use crate::slice::Grant;
+use crate::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+/// A session as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// What was asked for; never changes.
+    pub spec: SessionSpec,
+    /// Who created it.
+    pub owner: UserName,
+    /// The caller's id of the create request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
+    /// When it was created.
+    pub created_at: UnixMillis,
+    /// Order of creation in the cluster: age in the queue, exact where clocks are not.
+    pub sequence: u64,
+    /// How often it has been placed; every placement has its own number, from 1.
+    pub generation: u64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Grace of a stop that named its own, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace_ms: Option<u64>,
+    /// Earlier placements that have ended, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// Placements given up while their node was silent: their slices stay taken until that node
+    /// reports them gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stranded: Vec<Stranded>,
+}
+
+/// A placement that was given up without word from its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranded {
+    /// Which placement.
+    pub generation: u64,
+    /// What it still holds.
+    pub grant: Grant,
+    /// Since when.
+    pub since: UnixMillis,
+}
+
+impl Session {
+    /// Every grant that is not given back yet, with its generation: the current one and stranded
+    /// ones.
+    pub fn held(&self) -> impl Iterator<Item = (u64, &Grant)> {
+        let current = self.phase.grant().map(|grant| (self.generation, grant));
+        let stranded = self.stranded.iter().map(|old| (old.generation, &old.grant));
+        current.into_iter().chain(stranded)
+    }
+
+    /// Whether nothing will change any more, save that it is forgotten one day.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_)) && self.stranded.is_empty()
+    }
+}

@@ -1,0 +1,624 @@
+//! The lifecycle of a session: one enum, one transition function.
+//!
+//! ```text
+//! Pending → Scheduled → Starting{Pulling, Creating} → Running → Stopping → Ended
+//!                 └───────────── Lost ⇄ (any phase with a grant) ─────────┘
+//! ```
+
+use crate::slice::Grant;
+use crate::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Where a session stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// Waits for a place.
+    Pending {
+        /// Since when.
+        since: UnixMillis,
+    },
+    /// Has a place; its agent has not confirmed yet.
+    Scheduled {
+        /// What it holds.
+        grant: Grant,
+        /// Since when.
+        since: UnixMillis,
+    },
+    /// Its agent prepares it.
+    Starting {
+        /// What it holds.
+        grant: Grant,
+        /// Since when this placement is being prepared.
+        since: UnixMillis,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// Its container runs.
+    Running {
+        /// What it holds.
+        grant: Grant,
+        /// When the container started.
+        since: UnixMillis,
+        /// Where its ports can be reached.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ports: Vec<PublishedPort>,
+    },
+    /// Told to stop; its agent has not reported it gone yet.
+    Stopping {
+        /// What it still holds.
+        grant: Grant,
+        /// Since when.
+        since: UnixMillis,
+        /// Why it stops.
+        reason: StopReason,
+        /// When the container started, if it had.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        started: Option<UnixMillis>,
+    },
+    /// Its node is silent; whether it still runs is not known.
+    Lost {
+        /// What it holds until the node speaks again.
+        grant: Grant,
+        /// Since when.
+        since: UnixMillis,
+        /// Why it was stopping, if it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stopping: Option<StopReason>,
+        /// When the container started, if it had.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        started: Option<UnixMillis>,
+    },
+    /// Over, for good.
+    Ended(Ended),
+}
+
+/// How far the start of a session is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Progress {
+    /// The image is being fetched.
+    Pulling {
+        /// Bytes fetched.
+        done: u64,
+        /// Bytes to fetch, as far as known; 0 when nothing is known.
+        total: u64,
+    },
+    /// The container is being made and started.
+    Creating,
+}
+
+/// Where a container's port can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// The port inside.
+    pub container_port: u16,
+    /// Address to dial, as the agent advertises it.
+    pub host: String,
+    /// Port to dial.
+    pub host_port: u16,
+}
+
+/// Why a session was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A person asked.
+    Requested,
+    /// It ran as long as its time limit allows.
+    TimeLimit,
+    /// Its node is being drained.
+    Drained,
+    /// It did not reach the next phase in time.
+    StartTimeout,
+    /// Its agent was cut off, and the session said to stop then.
+    Disconnected,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// In one word.
+    pub outcome: Outcome,
+    /// When.
+    pub at: UnixMillis,
+    /// When its container started, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<UnixMillis>,
+    /// Exit code of the command, if it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// A stable code for what went wrong, empty when nothing did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
+    /// The reason for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// What it held last; given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Grant>,
+}
+
+/// The end in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The command ended with exit code 0.
+    Completed,
+    /// It could not be started, or ended with another code.
+    Failed,
+    /// A person stopped it.
+    Cancelled,
+    /// The system stopped it.
+    Evicted,
+}
+
+/// A placement that came to an end while the session went on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which placement.
+    pub generation: u64,
+    /// What it held.
+    pub grant: Grant,
+    /// When it ended.
+    pub at: UnixMillis,
+    /// Why.
+    pub reason: String,
+}
+
+/// What may happen to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A place was found.
+    Placed(Grant),
+    /// The agent is at this point of the start.
+    Preparing(Progress),
+    /// The container runs.
+    Started {
+        /// When it started.
+        at: UnixMillis,
+        /// Where its ports can be reached.
+        ports: Vec<PublishedPort>,
+    },
+    /// It shall stop.
+    Stop(StopReason),
+    /// The agent reports that nothing of it runs, with the end the container had.
+    Gone {
+        /// Exit code, if the command ran.
+        exit_code: Option<i32>,
+        /// Stable code of what went wrong; empty when nothing did.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// Its node fell silent.
+    NodeLost,
+    /// The placement is given up (the node is lost, or never knew of it): back to the queue.
+    Requeued,
+    /// Given up for good without word from the node.
+    Abandoned {
+        /// For people.
+        message: String,
+    },
+}
+
+/// An event that makes no sense in a phase: nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a session that is {phase} cannot take {event}")]
+pub struct IllegalTransition {
+    /// The phase.
+    pub phase: &'static str,
+    /// The event.
+    pub event: &'static str,
+}
+
+impl Phase {
+    /// The phase after `event` at `now`.
+    ///
+    /// Repeating an event that has already had its effect changes nothing.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] where the event makes no sense in this phase.
+    pub fn after(&self, event: Event, now: UnixMillis) -> Result<Self, IllegalTransition> {
+        let illegal = IllegalTransition { phase: self.name(), event: event.name() };
+        match self {
+            Self::Pending { .. } => after_pending(event, now).ok_or(illegal),
+            Self::Scheduled { grant, since } | Self::Starting { grant, since, .. } => {
+                after_preparing(self, grant, *since, event, now).ok_or(illegal)
+            }
+            Self::Running { grant, since, .. } => {
+                after_running(self, grant, *since, event, now).ok_or(illegal)
+            }
+            Self::Stopping { grant, reason, started, .. } => {
+                after_stopping(self, grant, *reason, *started, event, now).ok_or(illegal)
+            }
+            Self::Lost { grant, stopping, started, .. } => {
+                after_lost(self, grant, *stopping, *started, event, now).ok_or(illegal)
+            }
+            Self::Ended(_) => after_ended(self, &event).ok_or(illegal),
+        }
+    }
+
+    /// What the session holds, if anything.
+    #[must_use]
+    pub fn grant(&self) -> Option<&Grant> {
+        match self {
+            Self::Scheduled { grant, .. }
+            | Self::Starting { grant, .. }
+            | Self::Running { grant, .. }
+            | Self::Stopping { grant, .. }
+            | Self::Lost { grant, .. } => Some(grant),
+            Self::Pending { .. } | Self::Ended(_) => None,
+        }
+    }
+
+    /// The phase in one word, as users see it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pending { .. } => "pending",
+            Self::Scheduled { .. } => "scheduled",
+            Self::Starting { progress: Progress::Pulling { .. }, .. } => "pulling",
+            Self::Starting { progress: Progress::Creating, .. } => "creating",
+            Self::Running { .. } => "running",
+            Self::Stopping { .. } => "stopping",
+            Self::Lost { .. } => "lost",
+            Self::Ended(_) => "ended",
+        }
+    }
+
+    /// When the container started, if it has.
+    #[must_use]
+    pub fn started(&self) -> Option<UnixMillis> {
+        match self {
+            Self::Pending { .. } | Self::Scheduled { .. } | Self::Starting { .. } => None,
+            Self::Running { since, .. } => Some(*since),
+            Self::Stopping { started, .. } | Self::Lost { started, .. } => *started,
+            Self::Ended(ended) => ended.started,
+        }
+    }
+}
+
+fn after_pending(event: Event, now: UnixMillis) -> Option<Phase> {
+    match event {
+        Event::Placed(grant) => Some(Phase::Scheduled { grant, since: now }),
+        Event::Stop(reason) => Some(Phase::Ended(Ended {
+            outcome: stopped_outcome(reason),
+            at: now,
+            started: None,
+            exit_code: None,
+            code: String::new(),
+            message: format!("{reason} before it was placed"),
+            grant: None,
+        })),
+        Event::Preparing(_)
+        | Event::Started { .. }
+        | Event::Gone { .. }
+        | Event::NodeLost
+        | Event::Requeued
+        | Event::Abandoned { .. } => None,
+    }
+}
+
+fn after_preparing(
+    current: &Phase,
+    grant: &Grant,
+    since: UnixMillis,
+    event: Event,
+    now: UnixMillis,
+) -> Option<Phase> {
+    let grant = grant.clone();
+    match event {
+        Event::Preparing(progress) => Some(Phase::Starting { grant, since, progress }),
+        Event::Started { at, ports } => Some(Phase::Running { grant, since: at, ports }),
+        Event::Stop(reason) => Some(Phase::Stopping { grant, since: now, reason, started: None }),
+        Event::Gone { exit_code, code, message } => {
+            Some(ended(grant, None, None, exit_code, code, message, now))
+        }
+        Event::NodeLost => Some(Phase::Lost { grant, since: now, stopping: None, started: None }),
+        Event::Requeued => Some(Phase::Pending { since: now }),
+        Event::Abandoned { message } => Some(abandoned(grant, None, message, now)),
+        Event::Placed(again) => (again == grant).then(|| current.clone()),
+    }
+}
+
+fn after_running(
+    current: &Phase,
+    grant: &Grant,
+    since: UnixMillis,
+    event: Event,
+    now: UnixMillis,
+) -> Option<Phase> {
+    let grant = grant.clone();
+    let started = Some(since);
+    match event {
+        Event::Started { at, ports } => Some(Phase::Running { grant, since: at, ports }),
+        // A late word from the start of the same placement.
+        Event::Preparing(_) => Some(current.clone()),
+        Event::Stop(reason) => Some(Phase::Stopping { grant, since: now, reason, started }),
+        Event::Gone { exit_code, code, message } => {
+            Some(ended(grant, started, None, exit_code, code, message, now))
+        }
+        Event::NodeLost => Some(Phase::Lost { grant, since: now, stopping: None, started }),
+        Event::Requeued => Some(Phase::Pending { since: now }),
+        Event::Abandoned { message } => Some(abandoned(grant, started, message, now)),
+        Event::Placed(_) => None,
+    }
+}
+
+fn after_stopping(
+    current: &Phase,
+    grant: &Grant,
+    reason: StopReason,
+    started: Option<UnixMillis>,
+    event: Event,
+    now: UnixMillis,
+) -> Option<Phase> {
+    match event {
+        // The first reason stands; a late word of the start changes nothing.
+        Event::Stop(_) | Event::Preparing(_) => Some(current.clone()),
+        Event::Started { at, .. } => Some(match current.clone() {
+            Phase::Stopping { grant, since, reason, .. } => {
+                Phase::Stopping { grant, since, reason, started: Some(at) }
+            }
+            other => other,
+        }),
+        Event::Gone { exit_code, code, message } => {
+            Some(ended(grant.clone(), started, Some(reason), exit_code, code, message, now))
+        }
+        Event::NodeLost => {
+            Some(Phase::Lost { grant: grant.clone(), since: now, stopping: Some(reason), started })
+        }
+        Event::Abandoned { message } => Some(abandoned(grant.clone(), started, message, now)),
+        // Drained away: it goes on elsewhere.
+        Event::Requeued if reason == StopReason::Drained => Some(Phase::Pending { since: now }),
+        Event::Placed(_) | Event::Requeued => None,
+    }
+}
+
+fn after_lost(
+    current: &Phase,
+    grant: &Grant,
+    stopping: Option<StopReason>,
+    started: Option<UnixMillis>,
+    event: Event,
+    now: UnixMillis,
+) -> Option<Phase> {
+    let grant = grant.clone();
+    match event {
+        Event::NodeLost => Some(current.clone()),
+        Event::Preparing(progress) => Some(match stopping {
+            Some(reason) => Phase::Stopping { grant, since: now, reason, started },
+            None => Phase::Starting { grant, since: now, progress },
+        }),
+        Event::Started { at, ports } => Some(match stopping {
+            Some(reason) => Phase::Stopping { grant, since: now, reason, started: Some(at) },
+            None => Phase::Running { grant, since: at, ports },
+        }),
+        Event::Stop(reason) => match current.clone() {
+            Phase::Lost { grant, since, started, .. } => Some(Phase::Lost {
+                grant,
+                since,
+                stopping: Some(stopping.unwrap_or(reason)),
+                started,
+            }),
+            _ => None,
+        },
+        Event::Gone { exit_code, code, message } => {
+            Some(ended(grant, started, stopping, exit_code, code, message, now))
+        }
+        Event::Requeued => Some(Phase::Pending { since: now }),
+        Event::Abandoned { message } => Some(abandoned(grant, started, message, now)),
+        Event::Placed(_) => None,
+    }
+}
+
+/// A terminal phase never changes; word of the end may come again.
+fn after_ended(current: &Phase, event: &Event) -> Option<Phase> {
+    match event {
+        Event::Gone { .. }
+        | Event::Stop(_)
+        | Event::Preparing(_)
+        | Event::Started { .. }
+        | Event::NodeLost
+        | Event::Abandoned { .. } => Some(current.clone()),
+        Event::Placed(_) | Event::Requeued => None,
+    }
+}
+
+fn ended(
+    grant: Grant,
+    started: Option<UnixMillis>,
+    stopping: Option<StopReason>,
+    exit_code: Option<i32>,
+    code: String,
+    message: String,
+    now: UnixMillis,
+) -> Phase {
+    let outcome = match (stopping, exit_code) {
+        (Some(reason), _) => stopped_outcome(reason),
+        (None, Some(0)) if code.is_empty() => Outcome::Completed,
+        (None, _) => Outcome::Failed,
+    };
+    let message = match stopping {
+        Some(reason) if message.is_empty() => reason.to_string(),
+        _ => message,
+    };
+    Phase::Ended(Ended { outcome, at: now, started, exit_code, code, message, grant: Some(grant) })
+}
+
+fn abandoned(grant: Grant, started: Option<UnixMillis>, message: String, now: UnixMillis) -> Phase {
+    Phase::Ended(Ended {
+        outcome: Outcome::Failed,
+        at: now,
+        started,
+        exit_code: None,
+        code: "NODE_LOST".to_owned(),
+        message,
+        grant: Some(grant),
+    })
+}
+
+fn stopped_outcome(reason: StopReason) -> Outcome {
+    match reason {
+        StopReason::Requested => Outcome::Cancelled,
+        StopReason::StartTimeout => Outcome::Failed,
+        StopReason::TimeLimit | StopReason::Drained | StopReason::Disconnected => Outcome::Evicted,
+    }
+}
+
+impl Event {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Placed(_) => "a placement",
+            Self::Preparing(_) => "word of its preparation",
+            Self::Started { .. } => "word of its start",
+            Self::Stop(_) => "a stop",
+            Self::Gone { .. } => "word of its end",
+            Self::NodeLost => "the loss of its node",
+            Self::Requeued => "a return to the queue",
+            Self::Abandoned { .. } => "being given up",
+        }
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Requested => "stopped on request",
+            Self::TimeLimit => "stopped at its time limit",
+            Self::Drained => "stopped because its node was drained",
+            Self::StartTimeout => "stopped because it did not start in time",
+            Self::Disconnected => "stopped because its agent was cut off from the manager",
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Evicted => "evicted",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeName;
+    use crate::slice::Isolation;
+
+    const NOW: UnixMillis = UnixMillis(100);
+
+    fn grant() -> Grant {
+        let node = NodeName::new("a1").unwrap();
+        Grant { node, slices: Vec::new(), isolation: Isolation::Shared }
+    }
+
+    fn running() -> Phase {
+        Phase::Running { grant: grant(), since: UnixMillis(50), ports: Vec::new() }
+    }
+
+    fn gone(exit_code: i32) -> Event {
+        Event::Gone { exit_code: Some(exit_code), code: String::new(), message: String::new() }
+    }
+
+    fn every_phase() -> Vec<Phase> {
+        let stop = running().after(Event::Stop(StopReason::Requested), NOW).unwrap();
+        let pending = Phase::Pending { since: NOW };
+        let scheduled = pending.after(Event::Placed(grant()), NOW).unwrap();
+        let creating = scheduled.after(Event::Preparing(Progress::Creating), NOW).unwrap();
+        let lost = running().after(Event::NodeLost, NOW).unwrap();
+        let over = running().after(gone(0), NOW).unwrap();
+        vec![pending, scheduled, creating, running(), stop, lost, over]
+    }
+
+    fn every_event() -> Vec<Event> {
+        vec![
+            Event::Placed(grant()),
+            Event::Preparing(Progress::Creating),
+            Event::Started { at: NOW, ports: Vec::new() },
+            Event::Stop(StopReason::Requested),
+            gone(1),
+            Event::NodeLost,
+            Event::Requeued,
+            Event::Abandoned { message: "node a1 is lost".to_owned() },
+        ]
+    }
+
+    fn outcome(phase: &Phase) -> Outcome {
+        match phase {
+            Phase::Ended(ended) => ended.outcome,
+            other => panic!("not ended: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_terminal_phase_never_changes() {
+        let over = running().after(gone(0), NOW).unwrap();
+        for event in every_event() {
+            if let Ok(after) = over.after(event, UnixMillis(999)) {
+                assert_eq!(after, over);
+            }
+        }
+    }
+
+    #[test]
+    fn only_word_of_the_end_or_giving_up_ends_a_session_that_holds_a_grant() {
+        for phase in every_phase().into_iter().filter(|phase| phase.grant().is_some()) {
+            for event in every_event() {
+                let ends = matches!(event, Event::Gone { .. } | Event::Abandoned { .. });
+                if let Ok(after) = phase.after(event.clone(), NOW) {
+                    let ended = matches!(after, Phase::Ended(_));
+                    assert_eq!(ended, ends, "{phase:?} with {event:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn repeating_an_event_changes_nothing_more() {
+        for phase in every_phase() {
+            for event in every_event().into_iter().filter(|e| !matches!(e, Event::Requeued)) {
+                let Ok(once) = phase.after(event.clone(), NOW) else { continue };
+                if let Ok(twice) = once.after(event.clone(), NOW) {
+                    assert_eq!(twice, once, "{phase:?} with {event:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_exit_code_decides_unless_it_was_told_to_stop() {
+        assert_eq!(outcome(&running().after(gone(0), NOW).unwrap()), Outcome::Completed);
+        assert_eq!(outcome(&running().after(gone(3), NOW).unwrap()), Outcome::Failed);
+        let stopping = running().after(Event::Stop(StopReason::Requested), NOW).unwrap();
+        assert_eq!(outcome(&stopping.after(gone(143), NOW).unwrap()), Outcome::Cancelled);
+        let limit = running().after(Event::Stop(StopReason::TimeLimit), NOW).unwrap();
+        assert_eq!(outcome(&limit.after(gone(143), NOW).unwrap()), Outcome::Evicted);
+    }
+
+    #[test]
+    fn a_session_that_comes_back_from_a_silent_node_goes_on_where_it_was() {
+        let lost = running().after(Event::NodeLost, NOW).unwrap();
+        let back = lost.after(Event::Started { at: UnixMillis(50), ports: vec![] }, NOW).unwrap();
+        assert_eq!(back, running());
+
+        let stopped = lost.after(Event::Stop(StopReason::Requested), NOW).unwrap();
+        let back =
+            stopped.after(Event::Started { at: UnixMillis(50), ports: vec![] }, NOW).unwrap();
+        assert_eq!(back.name(), "stopping");
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        for phase in every_phase() {
+            let text = serde_json::to_string(&phase).unwrap();
+            assert_eq!(serde_json::from_str::<Phase>(&text).unwrap(), phase);
+        }
+    }
+}

@@ -1,0 +1,645 @@
+//! Slices: how a request for GPU becomes exact amounts on named devices.
+//!
+//! The rules of granting: exactly what was asked, or a refusal with numbers. A request is checked
+//! against the quantum; a split is made in whole quanta that sum to it. How many devices a request
+//! takes depends on what *empty* devices hold, not on the load of the moment ([`DevicePlan`]):
+//! what fits one empty allowed device is never split unless `--devices` or `--split` says so.
+
+use crate::ids::{DeviceUuid, NodeName};
+use crate::units::{ComputeMilli, Fgpu, MIB, MemoryBytes};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+/// What one fGPU is, for every device model of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitPolicy {
+    /// The rule for models without one of their own.
+    pub default: UnitRule,
+    /// Rules by device model, as the driver names it.
+    #[serde(default)]
+    pub by_model: BTreeMap<String, UnitRule>,
+    /// The smallest step of a request; not zero.
+    pub quantum: Fgpu,
+}
+
+/// What one fGPU is on one kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitRule {
+    /// One device is this many fGPU, whatever its memory.
+    FgpuPerDevice(Fgpu),
+    /// One fGPU is this much memory; the capacity of a device follows from its own.
+    UnitMemory(MemoryBytes),
+}
+
+/// The units of one device: what it holds, and what an amount of fGPU is on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceUnits {
+    /// fGPU the device holds when empty.
+    pub capacity: Fgpu,
+    /// Memory of one fGPU, floored to MiB.
+    pub memory_per_fgpu: MemoryBytes,
+    /// All memory of the device.
+    pub memory: MemoryBytes,
+}
+
+/// The GPU part of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuRequest {
+    /// How much.
+    pub amount: GpuAmount,
+    /// On exactly this many different devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<NonZeroU32>,
+    /// How to divide it, which also allows dividing what one empty device could hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Device models allowed, compared without case as a part of the name; empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+}
+
+/// How much GPU is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuAmount {
+    /// Memory and compute in proportion, in fGPU, over all devices together.
+    Fgpu(Fgpu),
+    /// This many whole devices.
+    Whole(NonZeroU32),
+    /// Memory over all devices together, and compute of each.
+    Direct {
+        /// Bytes over all devices; follows from the compute share when absent.
+        memory: Option<MemoryBytes>,
+        /// Compute of each device.
+        compute: ComputeRequest,
+    },
+}
+
+/// How much compute a direct request asks of each device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputeRequest {
+    /// The same share as of the memory, floored to thousandths.
+    Proportional,
+    /// This share, from 0.1 %.
+    Share(ComputeMilli),
+    /// No share of its own: what others leave.
+    Shared,
+}
+
+/// How an amount is divided over several devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// As evenly as quanta allow (what tensor parallelism wants).
+    Even,
+    /// Full devices first, the rest on the last.
+    Fill,
+}
+
+/// One session's share of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Which device.
+    pub device: DeviceUuid,
+    /// Memory limit in bytes.
+    pub memory: MemoryBytes,
+    /// Compute limit; zero means no share of its own (`--gpu-compute shared`).
+    pub compute: ComputeMilli,
+    /// The amount in fGPU, where it was asked for so; else the memory in fGPU, rounded down.
+    pub fgpu: Fgpu,
+}
+
+/// Where a session runs and what it holds there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The node.
+    pub node: NodeName,
+    /// Its slices, in the order of the device index; empty for a session without GPU.
+    pub slices: Vec<Slice>,
+    /// How well the slices are kept apart from those of others.
+    pub isolation: Isolation,
+}
+
+/// How a slice is kept to its limits, strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// All of the device belongs to the session.
+    Whole,
+    /// A hardware partition (MIG).
+    Mig,
+    /// The driver's own cgroup memory limit or MPS.
+    Driver,
+    /// The library inside the container.
+    Interposer,
+    /// Nothing enforces the limits: the session is trusted to keep to what it is told.
+    Shared,
+}
+
+/// A part of a request that lands on one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// This much fGPU.
+    Fgpu(Fgpu),
+    /// All of the device.
+    Whole,
+    /// Amounts given directly; `None` follows from the other.
+    Direct {
+        /// Bytes on this device.
+        memory: Option<MemoryBytes>,
+        /// Compute of this device.
+        compute: ComputeRequest,
+    },
+}
+
+/// What a part takes from one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Bytes.
+    pub memory: MemoryBytes,
+    /// Thousandths of its compute.
+    pub compute: ComputeMilli,
+}
+
+/// On how many devices a request may be placed, in the order they are tried.
+///
+/// Fixed for a request and a cluster's hardware; independent of what is allocated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePlan {
+    /// Device counts, fewest first; never empty.
+    pub counts: Vec<u32>,
+    /// How the amount is divided.
+    pub split: Split,
+}
+
+/// Why a GPU request cannot be granted whatever the load.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SliceError {
+    /// Zero of something.
+    #[error("{what} of 0 asks for nothing: leave it out for a session without GPU")]
+    Zero {
+        /// The field.
+        what: &'static str,
+    },
+    /// Not a multiple of the quantum.
+    #[error("{asked} fGPU is not a multiple of the quantum {quantum}: ask for {below} or {above}")]
+    Quantum {
+        /// What was asked.
+        asked: Fgpu,
+        /// The quantum.
+        quantum: Fgpu,
+        /// The nearest amount below that may be asked for.
+        below: Fgpu,
+        /// The nearest amount above.
+        above: Fgpu,
+    },
+    /// Cannot be divided over that many devices in whole quanta.
+    #[error("{asked} cannot be divided over {devices} devices: each must get at least {least}")]
+    TooFewQuanta {
+        /// What was asked.
+        asked: String,
+        /// Devices wanted.
+        devices: u32,
+        /// The least a device can give.
+        least: String,
+    },
+    /// `--devices` contradicts `--gpus`.
+    #[error("{gpus} whole devices cannot lie on {devices}: leave out `--devices`")]
+    WholeCount {
+        /// Whole devices asked for.
+        gpus: u32,
+        /// Devices asked for.
+        devices: u32,
+    },
+    /// No allowed device model exists.
+    #[error("no device matches the model {wanted}: the cluster has {available}")]
+    NoSuchModel {
+        /// What was asked.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+    /// More than any node has even when empty.
+    #[error("{asked} is more than any node holds: the most is {most}")]
+    MoreThanAnyNode {
+        /// What was asked.
+        asked: String,
+        /// The largest amount one node holds when empty.
+        most: String,
+    },
+}
+
+impl Default for UnitPolicy {
+    /// One device is 10 fGPU, in steps of 0.1.
+    fn default() -> Self {
+        Self {
+            default: UnitRule::FgpuPerDevice(Fgpu::whole(10)),
+            by_model: BTreeMap::new(),
+            quantum: Fgpu(100),
+        }
+    }
+}
+
+impl UnitPolicy {
+    /// The units of a device of `model` with `memory`.
+    ///
+    /// With [`UnitRule::UnitMemory`] the capacity is memory ÷ unit, floored to the quantum; with
+    /// [`UnitRule::FgpuPerDevice`] the memory of one fGPU is memory ÷ capacity, floored to MiB.
+    #[must_use]
+    pub fn units_of(&self, model: &str, memory: MemoryBytes) -> DeviceUnits {
+        let rule = self.by_model.get(model).unwrap_or(&self.default);
+        let quantum = self.quantum.0.max(1);
+        match rule {
+            UnitRule::FgpuPerDevice(capacity) => {
+                let bytes = wide_div(memory.0, 1000, capacity.0.max(1));
+                let memory_per_fgpu = MemoryBytes(bytes).floor_mib();
+                DeviceUnits { capacity: *capacity, memory_per_fgpu, memory }
+            }
+            UnitRule::UnitMemory(unit) => {
+                let capacity = wide_div(memory.0, 1000, unit.0.max(1)) / quantum * quantum;
+                DeviceUnits { capacity: Fgpu(capacity), memory_per_fgpu: *unit, memory }
+            }
+        }
+    }
+
+    /// Checks what can be checked of `request` without knowing any device.
+    ///
+    /// # Errors
+    /// [`SliceError`] names the amount, the limit and what may be asked instead.
+    pub fn check(&self, request: &GpuRequest) -> Result<(), SliceError> {
+        let devices = request.devices.map_or(1, NonZeroU32::get);
+        match request.amount {
+            GpuAmount::Fgpu(amount) => self.check_fgpu(amount, devices),
+            GpuAmount::Whole(gpus) => match request.devices {
+                Some(count) if count != gpus => {
+                    Err(SliceError::WholeCount { gpus: gpus.get(), devices })
+                }
+                _ => Ok(()),
+            },
+            GpuAmount::Direct { memory, compute } => check_direct(memory, compute, devices),
+        }
+    }
+
+    fn check_fgpu(&self, amount: Fgpu, devices: u32) -> Result<(), SliceError> {
+        if amount.is_zero() {
+            return Err(SliceError::Zero { what: "--fgpu" });
+        }
+        let quantum = self.quantum.0.max(1);
+        if !amount.0.is_multiple_of(quantum) {
+            let below = amount.0 / quantum * quantum;
+            return Err(SliceError::Quantum {
+                asked: amount,
+                quantum: self.quantum,
+                below: Fgpu(below.max(quantum)),
+                above: Fgpu(below.saturating_add(quantum)),
+            });
+        }
+        if amount.0 / quantum < u64::from(devices) {
+            return Err(SliceError::TooFewQuanta {
+                asked: format!("{amount} fGPU"),
+                devices,
+                least: format!("{} fGPU", self.quantum),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn check_direct(
+    memory: Option<MemoryBytes>,
+    compute: ComputeRequest,
+    devices: u32,
+) -> Result<(), SliceError> {
+    if memory.is_some_and(MemoryBytes::is_zero) {
+        return Err(SliceError::Zero { what: "--gpu-memory" });
+    }
+    if compute == ComputeRequest::Share(ComputeMilli::ZERO) {
+        return Err(SliceError::Zero { what: "--gpu-compute" });
+    }
+    match memory {
+        Some(memory) if memory.0 / MIB < u64::from(devices) => Err(SliceError::TooFewQuanta {
+            asked: memory.to_string(),
+            devices,
+            least: "1 MiB".to_owned(),
+        }),
+        None if !matches!(compute, ComputeRequest::Share(_)) => {
+            Err(SliceError::Zero { what: "--gpu-memory" })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl DeviceUnits {
+    /// What `part` takes from this device: memory of fGPU floors to MiB, compute to thousandths.
+    #[must_use]
+    pub fn demand(&self, part: Part) -> Demand {
+        match part {
+            Part::Fgpu(amount) => {
+                Demand { memory: self.memory_of(amount), compute: self.compute_of(amount) }
+            }
+            Part::Whole => Demand { memory: self.memory, compute: ComputeMilli::WHOLE },
+            Part::Direct { memory, compute } => self.direct_demand(memory, compute),
+        }
+    }
+
+    /// Memory of `amount` fGPU on this device, in bytes; a multiple of MiB.
+    #[must_use]
+    pub fn memory_of(&self, amount: Fgpu) -> MemoryBytes {
+        MemoryBytes(wide_div(self.memory_per_fgpu.0, amount.0, 1000)).floor_mib()
+    }
+
+    /// Compute of `amount` fGPU on this device, floored to thousandths.
+    #[must_use]
+    pub fn compute_of(&self, amount: Fgpu) -> ComputeMilli {
+        let milli = wide_div(amount.0, 1000, self.capacity.0.max(1));
+        ComputeMilli(u32::try_from(milli).unwrap_or(u32::MAX))
+    }
+
+    /// The fGPU that `free` still holds, floored to thousandths: the lesser of both dimensions.
+    #[must_use]
+    pub fn fgpu_in(&self, free: Demand) -> Fgpu {
+        let by_memory = wide_div(free.memory.0, 1000, self.memory_per_fgpu.0.max(1));
+        let by_compute = wide_div(u64::from(free.compute.0), self.capacity.0, 1000);
+        Fgpu(by_memory.min(by_compute).min(self.capacity.0))
+    }
+
+    /// Memory that no fGPU covers because a unit floors to MiB; it stays with the device.
+    #[must_use]
+    pub fn leftover_memory(&self) -> MemoryBytes {
+        self.memory.saturating_sub(self.memory_of(self.capacity))
+    }
+
+    /// All of the device, as a demand.
+    #[must_use]
+    pub fn whole(&self) -> Demand {
+        Demand { memory: self.memory, compute: ComputeMilli::WHOLE }
+    }
+
+    /// The slice of `device` that grants `part`.
+    #[must_use]
+    pub fn slice(&self, device: DeviceUuid, part: Part) -> Slice {
+        let Demand { memory, compute } = self.demand(part);
+        let fgpu = match part {
+            Part::Fgpu(amount) => amount,
+            Part::Whole => self.capacity,
+            Part::Direct { .. } => Fgpu(wide_div(memory.0, 1000, self.memory_per_fgpu.0.max(1))),
+        };
+        Slice { device, memory, compute, fgpu }
+    }
+
+    fn direct_demand(&self, memory: Option<MemoryBytes>, compute: ComputeRequest) -> Demand {
+        let milli = match compute {
+            ComputeRequest::Share(milli) => milli,
+            ComputeRequest::Shared => ComputeMilli::ZERO,
+            ComputeRequest::Proportional => {
+                let asked = memory.unwrap_or(MemoryBytes::ZERO);
+                let milli = wide_div(asked.0, 1000, self.memory.0.max(1));
+                ComputeMilli(u32::try_from(milli).unwrap_or(u32::MAX))
+            }
+        };
+        let memory = memory.unwrap_or_else(|| {
+            MemoryBytes(wide_div(self.memory.0, u64::from(milli.0), 1000)).floor_mib()
+        });
+        Demand { memory, compute: milli }
+    }
+}
+
+impl Demand {
+    /// Whether both dimensions are within `free`.
+    #[must_use]
+    pub fn fits(self, free: Demand) -> bool {
+        self.memory <= free.memory && self.compute <= free.compute
+    }
+
+    /// What is left of `self` after `other`, `None` if either dimension would be negative.
+    #[must_use]
+    pub fn checked_sub(self, other: Demand) -> Option<Demand> {
+        Some(Demand {
+            memory: self.memory.checked_sub(other.memory)?,
+            compute: self.compute.checked_sub(other.compute)?,
+        })
+    }
+
+    /// Both dimensions added, saturating.
+    #[must_use]
+    pub fn saturating_add(self, other: Demand) -> Demand {
+        Demand {
+            memory: self.memory.saturating_add(other.memory),
+            compute: self.compute.saturating_add(other.compute),
+        }
+    }
+}
+
+impl Slice {
+    /// What the slice takes from its device.
+    #[must_use]
+    pub fn demand(&self) -> Demand {
+        Demand { memory: self.memory, compute: self.compute }
+    }
+}
+
+impl GpuRequest {
+    /// A request for `amount` with nothing else said.
+    #[must_use]
+    pub fn new(amount: GpuAmount) -> Self {
+        Self { amount, devices: None, split: None, models: Vec::new() }
+    }
+
+    /// Whether a device of `model` may serve this request.
+    #[must_use]
+    pub fn allows_model(&self, model: &str) -> bool {
+        let model = model.to_ascii_lowercase();
+        self.models.is_empty()
+            || self.models.iter().any(|wanted| model.contains(&wanted.to_ascii_lowercase()))
+    }
+
+    /// On how many devices the request may lie, given the units of the *allowed* devices of each
+    /// node when empty (one inner list per node; nodes without allowed devices may be left out).
+    ///
+    /// # Errors
+    /// [`SliceError::MoreThanAnyNode`] when no node could hold it even when empty.
+    pub fn device_plan(
+        &self,
+        nodes: &[Vec<DeviceUnits>],
+        quantum: Fgpu,
+    ) -> Result<DevicePlan, SliceError> {
+        let split = self.split.unwrap_or(Split::Even);
+        let widest = nodes.iter().map(Vec::len).max().unwrap_or(0);
+        let holds = |count: u32| {
+            nodes.iter().any(|devices| self.fits_empty(devices, count, split, quantum))
+        };
+        let counts: Vec<u32> = match (self.amount, self.devices) {
+            (GpuAmount::Whole(gpus), _) => vec![gpus.get()],
+            (_, Some(devices)) => vec![devices.get()],
+            _ => (1..=u32::try_from(widest).unwrap_or(u32::MAX)).collect(),
+        };
+        let mut held: Vec<u32> = counts.into_iter().filter(|count| holds(*count)).collect();
+        if self.split.is_none() {
+            held.truncate(1);
+        }
+        if held.is_empty() {
+            return Err(SliceError::MoreThanAnyNode {
+                asked: self.to_string(),
+                most: most_held(nodes),
+            });
+        }
+        Ok(DevicePlan { counts: held, split })
+    }
+
+    /// The parts of the request on `count` devices of one node, largest first, or `None` where it
+    /// cannot be divided so. `devices` are the units of that node's allowed devices.
+    #[must_use]
+    pub fn parts(
+        &self,
+        devices: &[DeviceUnits],
+        count: u32,
+        split: Split,
+        quantum: Fgpu,
+    ) -> Option<Vec<Part>> {
+        let wanted = usize::try_from(count).ok()?;
+        if count == 0 || wanted > devices.len() {
+            return None;
+        }
+        match self.amount {
+            GpuAmount::Whole(_) => Some(vec![Part::Whole; wanted]),
+            GpuAmount::Fgpu(amount) => {
+                let capacities = devices.iter().map(|units| units.capacity.0);
+                let amounts = divide(amount.0, quantum.0, count, split, capacities)?;
+                Some(amounts.into_iter().map(|amount| Part::Fgpu(Fgpu(amount))).collect())
+            }
+            GpuAmount::Direct { memory: None, compute } => {
+                Some(vec![Part::Direct { memory: None, compute }; wanted])
+            }
+            // One device gets the very bytes asked for; a split is made in MiB.
+            GpuAmount::Direct { memory, compute } if count == 1 => {
+                Some(vec![Part::Direct { memory, compute }])
+            }
+            GpuAmount::Direct { memory: Some(memory), compute } => {
+                let capacities = devices.iter().map(|units| units.memory.0);
+                let amounts = divide(memory.0, MIB, count, split, capacities)?;
+                let part = |bytes| Part::Direct { memory: Some(MemoryBytes(bytes)), compute };
+                Some(amounts.into_iter().map(part).collect())
+            }
+        }
+    }
+
+    fn fits_empty(&self, devices: &[DeviceUnits], count: u32, split: Split, quantum: Fgpu) -> bool {
+        let Some(parts) = self.parts(devices, count, split, quantum) else { return false };
+        let mut sorted: Vec<&DeviceUnits> = devices.iter().collect();
+        sorted.sort_by_key(|units| std::cmp::Reverse((units.capacity, units.memory)));
+        parts.iter().zip(sorted).all(|(part, units)| {
+            let within_units = match part {
+                Part::Fgpu(amount) => *amount <= units.capacity,
+                Part::Whole | Part::Direct { .. } => true,
+            };
+            within_units && units.demand(*part).fits(units.whole())
+        })
+    }
+}
+
+impl std::fmt::Display for GpuRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.amount {
+            GpuAmount::Fgpu(amount) => write!(f, "{amount} fGPU")?,
+            GpuAmount::Whole(count) => write!(f, "{count} whole devices")?,
+            GpuAmount::Direct { memory, compute } => {
+                let memory = memory.map(|memory| format!("{memory} of device memory"));
+                let compute = match compute {
+                    ComputeRequest::Share(milli) => Some(format!("{milli} of compute")),
+                    ComputeRequest::Shared => Some("shared compute".to_owned()),
+                    ComputeRequest::Proportional => None,
+                };
+                let said: Vec<String> = memory.into_iter().chain(compute).collect();
+                f.write_str(&said.join(" and "))?;
+            }
+        }
+        match self.devices {
+            Some(devices) if !matches!(self.amount, GpuAmount::Whole(_)) => {
+                write!(f, " on {devices} devices")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Isolation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Whole => "whole",
+            Self::Mig => "mig",
+            Self::Driver => "driver",
+            Self::Interposer => "interposer",
+            Self::Shared => "shared",
+        })
+    }
+}
+
+/// Divides `amount` over `count` devices in steps of `step`, largest first; what is below a step
+/// goes to the first. `None` where a device would get nothing.
+fn divide(
+    amount: u64,
+    step: u64,
+    count: u32,
+    split: Split,
+    capacities: impl Iterator<Item = u64>,
+) -> Option<Vec<u64>> {
+    let (step, count64) = (step.max(1), u64::from(count));
+    let (steps, rest) = (amount / step, amount % step);
+    if steps < count64 {
+        return None;
+    }
+    let mut parts: Vec<u64> = match split {
+        Split::Even => (0..count64)
+            .map(|i| (steps / count64 + u64::from(i < steps % count64)) * step)
+            .collect(),
+        Split::Fill => {
+            let mut sorted: Vec<u64> = capacities.map(|capacity| capacity / step).collect();
+            sorted.sort_unstable_by(|a, b| b.cmp(a));
+            fill(steps, &sorted[..usize::try_from(count).ok()?])?
+                .into_iter()
+                .map(|steps| steps * step)
+                .collect()
+        }
+    };
+    parts[0] += rest;
+    Some(parts)
+}
+
+/// Fills `capacities` one after another, leaving at least one step for each that follows.
+fn fill(steps: u64, capacities: &[u64]) -> Option<Vec<u64>> {
+    let mut left = steps;
+    let mut parts = Vec::with_capacity(capacities.len());
+    for (i, capacity) in capacities.iter().enumerate() {
+        let after = u64::try_from(capacities.len() - i - 1).ok()?;
+        let part = (*capacity).min(left.checked_sub(after)?);
+        left -= part;
+        parts.push(part);
+    }
+    (left == 0 && parts.iter().all(|part| *part > 0)).then_some(parts)
+}
+
+fn most_held(nodes: &[Vec<DeviceUnits>]) -> String {
+    let best =
+        nodes.iter().max_by_key(|devices| devices.iter().map(|units| units.capacity).sum::<Fgpu>());
+    match best.filter(|devices| !devices.is_empty()) {
+        None => "no device".to_owned(),
+        Some(devices) => {
+            let fgpu: Fgpu = devices.iter().map(|units| units.capacity).sum();
+            let memory: MemoryBytes = devices.iter().map(|units| units.memory).sum();
+            let largest = devices.iter().map(|units| units.capacity).max().unwrap_or_default();
+            format!("{fgpu} fGPU ({memory}) on {} devices, {largest} fGPU on one", devices.len())
+        }
+    }
+}
+
+/// a × b ÷ c without overflow in between, saturating at the end of the range.
+fn wide_div(a: u64, b: u64, c: u64) -> u64 {
+    let wide = u128::from(a) * u128::from(b) / u128::from(c.max(1));
+    u64::try_from(wide).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Explanations and refusals.
+
+use crate::error::{CallError, ErrorCode};
+use crate::v1;
+use fgpu_domain::cluster::{Explanation, Refusal};
+use fgpu_domain::ids::NodeName;
+use fgpu_domain::placement::{NoPlacement, Reason};
+
+impl From<Refusal> for CallError {
+    fn from(refusal: Refusal) -> Self {
+        // A test holds that every refusal has a code of the table.
+        let code = ErrorCode::parse(refusal.code()).unwrap_or(ErrorCode::Internal);
+        let mut error = Self::new(code, refusal.to_string()).hint(refusal.hint());
+        if let Some(field) = refusal.field() {
+            error.fields.push(v1::FieldViolation {
+                field: field.to_owned(),
+                value: String::new(),
+                rule: refusal.to_string(),
+            });
+        }
+        for (name, value) in ids(&refusal) {
+            error = error.with(name, value);
+        }
+        error
+    }
+}
+
+/// The ids in a refusal, by the names programs find them under.
+fn ids(refusal: &Refusal) -> Vec<(&'static str, String)> {
+    match refusal {
+        Refusal::NameInUse { session, .. }
+        | Refusal::RequestIdReused { session, .. }
+        | Refusal::WrongPhase { session, .. } => vec![("session", session.to_string())],
+        Refusal::SessionNotFound { session } | Refusal::AmbiguousSession { session, .. } => {
+            vec![("session", session.clone())]
+        }
+        Refusal::NodeNotFound { node }
+        | Refusal::NodeCordoned { node, .. }
+        | Refusal::NodeInUse { node, .. }
+        | Refusal::NodeNameTaken { node } => vec![("node", node.to_string())],
+        Refusal::DeviceNotFound { device } => vec![("device", device.to_string())],
+        Refusal::DeviceTaken { device, node, other } => vec![
+            ("device", device.to_string()),
+            ("node", node.to_string()),
+            ("other", other.to_string()),
+        ],
+        Refusal::MountNotAllowed { path } => vec![("path", path.clone())],
+        Refusal::Spec(_) | Refusal::NeverFits(_) | Refusal::NoImage | Refusal::NoCommand => {
+            Vec::new()
+        }
+    }
+}
+
+impl From<&Explanation> for v1::ExplainSessionResponse {
+    fn from(explanation: &Explanation) -> Self {
+        let position = explanation.queue_position.unwrap_or(0);
+        let mut wire = Self {
+            summary: explanation.summary.clone(),
+            queue_position: u32::try_from(position).unwrap_or(u32::MAX),
+            ahead: explanation.ahead.iter().map(ToString::to_string).collect(),
+            grant: explanation.grant.as_ref().map(Into::into),
+            attempts: explanation.attempts.iter().map(Into::into).collect(),
+            ..Self::default()
+        };
+        if let Some(refused) = &explanation.refused {
+            fill_refused(&mut wire, refused);
+        }
+        wire
+    }
+}
+
+fn fill_refused(wire: &mut v1::ExplainSessionResponse, refused: &NoPlacement) {
+    wire.nodes = refused.reasons.iter().map(node_reason).collect();
+    wire.closest = refused.closest.as_ref().map(node_reason);
+    wire.would_fit = refused.would_fit.iter().map(ToString::to_string).collect();
+    let count = |(code, nodes): (&&'static str, &usize)| v1::ReasonCount {
+        code: (*code).to_owned(),
+        nodes: u32::try_from(*nodes).unwrap_or(u32::MAX),
+        example: refused
+            .reasons
+            .iter()
+            .find(|(_, reason)| reason.code() == *code)
+            .map(|(node, reason)| format!("{node}: {reason}"))
+            .unwrap_or_default(),
+    };
+    wire.counts = refused.summary.iter().map(count).collect();
+}
+
+fn node_reason((node, reason): &(NodeName, Reason)) -> v1::NodeReason {
+    v1::NodeReason {
+        node: node.to_string(),
+        code: reason.code().to_owned(),
+        text: reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fgpu_domain::placement::NeverFits;
+    use fgpu_domain::session::SpecError;
+    use fgpu_domain::slice::SliceError;
+
+    #[test]
+    fn every_refusal_has_a_code_of_the_table() {
+        let node: NodeName = "a1".parse().unwrap();
+        let session: fgpu_domain::ids::SessionId = "abcdefgh".parse().unwrap();
+        let device: fgpu_domain::ids::DeviceUuid = "GPU-1".parse().unwrap();
+        let refusals = [
+            Refusal::Spec(SpecError::Slice(SliceError::Zero { what: "--fgpu" })),
+            Refusal::NeverFits(NeverFits::NoNodes),
+            Refusal::NameInUse { name: "n".parse().unwrap(), session: session.clone() },
+            Refusal::RequestIdReused {
+                request: "abcdefgh".parse().unwrap(),
+                session: session.clone(),
+            },
+            Refusal::MountNotAllowed { path: "/x".into() },
+            Refusal::NoImage,
+            Refusal::NoCommand,
+            Refusal::SessionNotFound { session: "x".into() },
+            Refusal::AmbiguousSession { session: "x".into(), matches: "y".into(), count: 2 },
+            Refusal::NodeNotFound { node: node.clone() },
+            Refusal::NodeCordoned { node: node.clone(), state: "cordoned" },
+            Refusal::NodeInUse { node: node.clone(), why: "x".into() },
+            Refusal::NodeNameTaken { node: node.clone() },
+            Refusal::DeviceNotFound { device: device.clone() },
+            Refusal::DeviceTaken { device, node: node.clone(), other: node },
+            Refusal::WrongPhase { session, phase: "running", rule: "x" },
+        ];
+        for refusal in refusals {
+            let code = refusal.code();
+            assert_eq!(CallError::from(refusal).code.as_str(), code);
+        }
+    }
+}

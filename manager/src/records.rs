@@ -1,0 +1,13 @@
+//! What the store holds: one JSON record under one key each, with the version of its format.
+//!
+//! Keys: `cluster` (made once), `nodes/<name>`, `sessions/<id>`, `tokens/<id>`, `engine/commit` (the
+//! mark of the last batch) and `leader`.
+
+pub(crate) mod keys;
+mod load;
+mod record;
+
+pub use load::{LoadedRecords, load_records};
+pub use record::RecordError;
+pub(crate) use load::{ClusterRecord, ensure_cluster};
+pub(crate) use record::{decode, encode};

@@ -1,0 +1,37 @@
+//! Keys of the store.
+
+use fgpu_domain::cluster::RecordKey;
+use fgpu_domain::ids::{NodeName, SessionId};
+use fgpu_service::secret::TokenId;
+
+/// The cluster's own record.
+pub(crate) const CLUSTER: &str = "cluster";
+/// The mark of the last batch of the engine.
+pub(crate) const COMMIT: &str = "engine/commit";
+/// Who leads.
+pub(crate) const LEADER: &str = "leader";
+/// Before every node.
+pub(crate) const NODES: &str = "nodes/";
+/// Before every session.
+pub(crate) const SESSIONS: &str = "sessions/";
+/// Before every token.
+pub(crate) const TOKENS: &str = "tokens/";
+
+pub(crate) fn node(name: &NodeName) -> String {
+    format!("{NODES}{name}")
+}
+
+pub(crate) fn session(id: &SessionId) -> String {
+    format!("{SESSIONS}{id}")
+}
+
+pub(crate) fn token(id: &TokenId) -> String {
+    format!("{TOKENS}{id}")
+}
+
+pub(crate) fn of(key: &RecordKey) -> String {
+    match key {
+        RecordKey::Session(id) => session(id),
+        RecordKey::Node(name) => node(name),
+    }
+}

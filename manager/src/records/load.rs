@@ -1,0 +1,105 @@
+//! Reading everything back.
+
+use super::{RecordError, decode, encode, keys};
+use crate::error::ManagerError;
+use crate::tokens::TokenRecord;
+use fgpu_domain::ids::ClusterId;
+use fgpu_domain::node::Node;
+use fgpu_domain::session::Session;
+use fgpu_domain::time::UnixMillis;
+use fgpu_service::secret;
+use fgpu_store::{Compare, Entry, Store, StoreError, Txn};
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+
+/// The cluster itself; written once, by its first leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClusterRecord {
+    /// Carried by every container of this cluster.
+    pub(crate) id: ClusterId,
+    /// When it was made.
+    pub(crate) created_at: UnixMillis,
+}
+
+/// All records of a store, as of one revision.
+#[derive(Debug, Default)]
+pub struct LoadedRecords {
+    /// The cluster's id, if the cluster was ever led.
+    pub cluster_id: Option<ClusterId>,
+    /// Every session.
+    pub sessions: Vec<Session>,
+    /// Every node.
+    pub nodes: Vec<Node>,
+    pub(crate) tokens: Vec<TokenRecord>,
+    /// Mod revision of the engine's mark; 0 if there is none.
+    pub(crate) mark: i64,
+}
+
+/// Reads everything a manager keeps in `store`.
+///
+/// # Errors
+/// [`ManagerError::Store`] if it does not answer, [`ManagerError::Record`] for a record that cannot
+/// be read.
+pub async fn load_records(store: &dyn Store) -> Result<LoadedRecords, ManagerError> {
+    let mut loaded = LoadedRecords::default();
+    for entry in store.range("").await?.entries {
+        loaded.take(&entry)?;
+    }
+    Ok(loaded)
+}
+
+impl LoadedRecords {
+    fn take(&mut self, entry: &Entry) -> Result<(), RecordError> {
+        let key = entry.key.as_str();
+        if key == keys::CLUSTER {
+            let record: ClusterRecord = decode(key, &entry.value)?;
+            self.cluster_id = Some(record.id);
+        } else if key == keys::COMMIT {
+            self.mark = entry.mod_revision;
+        } else if let Some(id) = key.strip_prefix(keys::SESSIONS) {
+            let session: Session = decode(key, &entry.value)?;
+            check_place(key, id, &session.id)?;
+            self.sessions.push(session);
+        } else if let Some(name) = key.strip_prefix(keys::NODES) {
+            let node: Node = decode(key, &entry.value)?;
+            check_place(key, name, &node.name)?;
+            self.nodes.push(node);
+        } else if let Some(id) = key.strip_prefix(keys::TOKENS) {
+            let token: TokenRecord = decode(key, &entry.value)?;
+            check_place(key, id, &token.id)?;
+            self.tokens.push(token);
+        }
+        Ok(())
+    }
+}
+
+fn check_place(key: &str, expected: &str, found: &impl Display) -> Result<(), RecordError> {
+    let found = found.to_string();
+    if found == expected {
+        return Ok(());
+    }
+    Err(RecordError::Misplaced { key: key.to_owned(), found })
+}
+
+/// The cluster's id; makes it if the store has none yet. `fence` is the leader's.
+pub(crate) async fn ensure_cluster(
+    store: &dyn Store,
+    fence: &Compare,
+    now: UnixMillis,
+) -> Result<ClusterId, ManagerError> {
+    let random = secret::random::<8>().map_err(crate::tokens::TokensError::Random)?;
+    let id = ClusterId::new(secret::hex(&random)).unwrap_or_else(|error| unreachable!("{error}"));
+    let record = encode(keys::CLUSTER, &ClusterRecord { id: id.clone(), created_at: now })?;
+    let txn = Txn::new()
+        .compare(fence.clone())
+        .compare(Compare::absent(keys::CLUSTER))
+        .put(keys::CLUSTER, record);
+    match store.commit(txn).await {
+        Ok(_) => Ok(id),
+        // Another leader was faster, or this very write was applied and its answer lost.
+        Err(error @ (StoreError::Conflict { .. } | StoreError::Unknown { .. })) => {
+            load_records(store).await?.cluster_id.ok_or(ManagerError::Store(error))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,129 @@
+//! The cluster of a replay, in terms of placement.
+
+use crate::error::SimulateError;
+use crate::replay::{GPU_MILLI, NodeLine, PodLine};
+use fgpu_domain::ids::{DeviceUuid, NodeName};
+use fgpu_domain::placement::{
+    Allocation, DeviceView, NodeState, NodeView, Placer, Policy, Request, View,
+};
+use fgpu_domain::slice::{DeviceUnits, GpuAmount, GpuRequest, Isolation};
+use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+/// A cluster being filled.
+pub(crate) struct Cluster {
+    view: View,
+    placer: Placer,
+    /// Names in the replay, by the number in the name used here.
+    names: Vec<String>,
+    /// Models in the replay, numbered: a replay compares models exactly and by case, a request
+    /// does not.
+    models: BTreeMap<String, usize>,
+}
+
+/// Where a pod went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Position of the node in the replay.
+    node: usize,
+    /// Indices of its GPUs, ascending.
+    pub(crate) gpus: Vec<u32>,
+}
+
+impl Cluster {
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
+        let view = View::new(Fgpu(1));
+        let placer = Placer::new(policy, seed);
+        Self { view, placer, names: Vec::new(), models: BTreeMap::new() }
+    }
+
+    /// Adds a node; `line` is where it stands, for errors.
+    pub(crate) fn add(&mut self, node: &NodeLine, line: u64) -> Result<(), SimulateError> {
+        let number = self.names.len();
+        let name = |source| SimulateError::Name { line, node: node.name.clone(), source };
+        let model = self.model(node.gpu_model.as_deref().unwrap_or_default());
+        let devices = (0..node.num_gpu)
+            .map(|index| {
+                let uuid = DeviceUuid::new(format!("n{number}-g{index}"))?;
+                Ok(device(uuid, index, model.clone()))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(name)?;
+        let view = NodeView {
+            name: NodeName::new(format!("n{number}")).map_err(name)?,
+            state: NodeState::Ready,
+            labels: BTreeMap::new(),
+            cpu_total: CpuMilli(node.cpu_milli),
+            cpu_free: CpuMilli(node.cpu_milli),
+            memory_total: MemoryBytes::mib(node.memory_mib),
+            memory_free: MemoryBytes::mib(node.memory_mib),
+            devices,
+            allow_shared: false,
+            enforcers: vec![Isolation::Driver],
+        };
+        let refused = |source| SimulateError::Node { line, node: node.name.clone(), source };
+        self.view.insert(view).map_err(refused)?;
+        self.names.push(node.name.clone());
+        Ok(())
+    }
+
+    /// Places a pod and takes what it needs; `None` where no node has room.
+    pub(crate) fn place(&mut self, pod: &PodLine) -> Result<Option<Place>, SimulateError> {
+        let request = self.request(pod);
+        let Some(placement) = self.placer.find(&request, &self.view) else { return Ok(None) };
+        let grant = placement.grant;
+        let refused = |source| SimulateError::Refused { pod: pod.name.clone(), source };
+        self.view.allocate(&grant.node, &Allocation::of(&request, &grant)).map_err(refused)?;
+        let number = |text: &str, mark| text.rsplit(mark).next().and_then(|n| n.parse().ok());
+        let gpus = grant.slices.iter().filter_map(|slice| number(slice.device.as_str(), 'g'));
+        let gpus = gpus.collect();
+        let node = grant.node.as_str()[1..].parse().unwrap_or(usize::MAX);
+        Ok(Some(Place { node, gpus }))
+    }
+
+    /// The name of the node in the replay.
+    pub(crate) fn name_of(&self, place: &Place) -> Option<&str> {
+        self.names.get(place.node).map(String::as_str)
+    }
+
+    fn request(&mut self, pod: &PodLine) -> Request {
+        let gpu = NonZeroU32::new(pod.num_gpu).map(|gpus| {
+            let amount = match pod.gpu_milli {
+                GPU_MILLI => GpuAmount::Whole(gpus),
+                milli => GpuAmount::Fgpu(Fgpu(milli * u64::from(gpus.get()))),
+            };
+            let models = pod.gpu_spec.iter().map(|model| self.model(model)).collect();
+            GpuRequest { devices: Some(gpus), models, ..GpuRequest::new(amount) }
+        });
+        Request {
+            cpu: CpuMilli(pod.cpu_milli),
+            memory: MemoryBytes::mib(pod.memory_mib),
+            gpu,
+            ..Request::default()
+        }
+    }
+
+    /// A name for a model that no other contains.
+    fn model(&mut self, model: &str) -> String {
+        let next = self.models.len();
+        let number = *self.models.entry(model.to_owned()).or_insert(next);
+        format!("<{number}>")
+    }
+}
+
+fn device(uuid: DeviceUuid, index: u32, model: String) -> DeviceView {
+    let memory = MemoryBytes::mib(GPU_MILLI);
+    let units = DeviceUnits { capacity: Fgpu(GPU_MILLI), memory_per_fgpu: memory, memory };
+    DeviceView {
+        uuid,
+        index,
+        model,
+        free: units.whole(),
+        units,
+        blocked: None,
+        numa_node: None,
+        nvlink_peers: Vec::new(),
+        sessions: 0,
+    }
+}

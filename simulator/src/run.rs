@@ -1,0 +1,193 @@
+//! The two ways to replay: a whole file, or pod by pod over a pair of streams.
+
+use crate::cluster::{Cluster, Place};
+use crate::error::SimulateError;
+use crate::meter::{Meter, Report, Timing};
+use crate::replay::{Line, PodLine, Reader};
+use fgpu_domain::placement::Policy;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What to replay and what to write.
+#[derive(Debug, Clone)]
+pub struct SimulateOptions {
+    /// The replay.
+    pub trace: PathBuf,
+    /// How nodes are chosen.
+    pub policy: Policy,
+    /// What [`Policy::Random`] draws from; the others do not use it.
+    pub seed: u64,
+    /// Where to write the placement log, if anywhere.
+    pub placements: Option<PathBuf>,
+    /// Print the report as JSON instead of a table.
+    pub json: bool,
+    /// Measure how long decisions take.
+    pub timing: bool,
+}
+
+/// One line of the placement log.
+#[derive(Serialize)]
+struct Answer<'a> {
+    pod: &'a str,
+    node: Option<&'a str>,
+    gpus: &'a [u32],
+}
+
+/// Replays a file, writes the placement log, and prints the report to `out`.
+///
+/// `progress` is called after every pod with how many were answered and how many there are (0
+/// where the replay does not say).
+///
+/// # Errors
+/// [`SimulateError`] names the line that is wrong, or what could not be read or written.
+pub fn run(
+    options: &SimulateOptions,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report, SimulateError> {
+    let path = &options.trace;
+    let file =
+        File::open(path).map_err(|source| SimulateError::Open { path: path.clone(), source })?;
+    let mut log = options.placements.as_deref().map(Log::create).transpose()?;
+    let report = replay(options, Reader::new(BufReader::new(file)), &mut log, progress)?;
+    if let Some(log) = log {
+        log.finish()?;
+    }
+    let written = if options.json {
+        serde_json::to_writer_pretty(&mut *out, &report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        out.write_all(report.table().as_bytes())
+    };
+    written.map_err(|source| SimulateError::Write { what: "the report".to_owned(), source })?;
+    Ok(report)
+}
+
+/// Reads a replay from `input` and answers every pod with a line on `output` before the next is
+/// read. The end of the input is the end of the run.
+///
+/// # Errors
+/// [`SimulateError`] names the line that is wrong, or that the output was closed.
+pub fn stdio(
+    policy: Policy,
+    seed: u64,
+    input: impl BufRead,
+    mut output: impl Write,
+) -> Result<(), SimulateError> {
+    let mut reader = Reader::new(input);
+    let mut cluster = Cluster::new(policy, seed);
+    while let Some(line) = reader.next_line()? {
+        match line {
+            Line::Header(_) => {}
+            Line::Node(node) => cluster.add(&node, reader.line())?,
+            Line::Pod(pod) => {
+                let place = cluster.place(&pod)?;
+                answer(&mut output, &cluster, &pod, place.as_ref())
+                    .and_then(|()| output.flush())
+                    .map_err(|source| SimulateError::Write { what: "an answer".to_owned(), source })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn replay(
+    options: &SimulateOptions,
+    mut reader: Reader<impl BufRead>,
+    log: &mut Option<Log>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report, SimulateError> {
+    let mut cluster = Cluster::new(options.policy, options.seed);
+    let (mut meter, mut times) = (Meter::default(), Vec::new());
+    let (mut name, mut total, mut done) = (String::new(), 0, 0);
+    while let Some(line) = reader.next_line()? {
+        match line {
+            Line::Header(header) => (name, total) = (header.name, header.pods.unwrap_or(0)),
+            Line::Node(node) => {
+                cluster.add(&node, reader.line())?;
+                meter.node(&node);
+            }
+            Line::Pod(_) if !meter.has_gpu() => return Err(SimulateError::NoGpu),
+            Line::Pod(pod) => {
+                let start = Instant::now();
+                let place = cluster.place(&pod)?;
+                if options.timing {
+                    times.push(start.elapsed());
+                }
+                meter.pod(&pod, place.is_some());
+                if let Some(log) = log {
+                    log.write(&cluster, &pod, place.as_ref())?;
+                }
+                done += 1;
+                progress(done, total);
+            }
+        }
+    }
+    reader.check_counts()?;
+    let mut report = meter.report(name, options.policy.to_string(), options.seed);
+    report.timing = timing(times);
+    Ok(report)
+}
+
+fn answer(
+    output: &mut impl Write,
+    cluster: &Cluster,
+    pod: &PodLine,
+    place: Option<&Place>,
+) -> std::io::Result<()> {
+    let node = place.and_then(|place| cluster.name_of(place));
+    let gpus = place.map(|place| place.gpus.as_slice()).unwrap_or_default();
+    serde_json::to_writer(&mut *output, &Answer { pod: &pod.name, node, gpus })?;
+    output.write_all(b"\n")
+}
+
+fn timing(mut times: Vec<Duration>) -> Option<Timing> {
+    times.sort_unstable();
+    let all: Duration = times.iter().sum();
+    let micros = |time: &Duration| time.as_secs_f64() * 1e6;
+    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len() - 1));
+    Some(Timing {
+        max_us: micros(times.last()?),
+        p50_us: micros(at(50)?),
+        p99_us: micros(at(99)?),
+        decisions_per_s: times.len() as f64 / all.as_secs_f64().max(f64::MIN_POSITIVE),
+    })
+}
+
+/// The placement log while it is written.
+struct Log {
+    file: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl Log {
+    fn create(path: &Path) -> Result<Self, SimulateError> {
+        let path = path.to_path_buf();
+        match File::create(&path) {
+            Ok(file) => Ok(Self { file: BufWriter::new(file), path }),
+            Err(source) => Err(Self::failed(&path, source)),
+        }
+    }
+
+    fn write(
+        &mut self,
+        cluster: &Cluster,
+        pod: &PodLine,
+        place: Option<&Place>,
+    ) -> Result<(), SimulateError> {
+        answer(&mut self.file, cluster, pod, place)
+            .map_err(|source| Self::failed(&self.path, source))
+    }
+
+    fn finish(mut self) -> Result<(), SimulateError> {
+        self.file.flush().map_err(|source| Self::failed(&self.path, source))
+    }
+
+    fn failed(path: &Path, source: std::io::Error) -> SimulateError {
+        SimulateError::Write { what: format!("the placement log {}", path.display()), source }
+    }
+}
