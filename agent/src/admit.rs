@@ -58,7 +58,10 @@ pub fn admit(
     let mut wait: Vec<PlacementId> = earlier.map(|other| other.by.clone()).collect();
     for (uuid, demand) in demands(wanted) {
         let Some(device) = devices.iter().find(|device| device.uuid == uuid) else {
-            return Verdict::Refuse { code: ends::DEVICE_UNKNOWN, message: unknown(&uuid, devices) };
+            return Verdict::Refuse {
+                code: ends::DEVICE_UNKNOWN,
+                message: unknown(&uuid, devices),
+            };
         };
         let whole = Demand { memory: device.memory, compute: ComputeMilli::WHOLE };
         let users: Vec<&&Held<'_>> = others

@@ -12,6 +12,8 @@ pub const IMAGE_ACCESS_DENIED: &str = "IMAGE_ACCESS_DENIED";
 pub const REGISTRY_UNREACHABLE: &str = "REGISTRY_UNREACHABLE";
 /// The command is not in the image.
 pub const COMMAND_NOT_FOUND: &str = "COMMAND_NOT_FOUND";
+/// It ended, and nothing tells its exit code exactly.
+pub const EXIT_UNKNOWN: &str = "EXIT_UNKNOWN";
 /// The container could not be made or started.
 pub const START_FAILED: &str = "START_FAILED";
 /// What was asked for cannot be carried out by this runtime.
@@ -70,6 +72,15 @@ impl End {
         Self::failed("", "stopped before it started", at)
     }
 
+    /// The end of something that is known to have run: what then went wrong was not its start.
+    #[must_use]
+    pub fn after_running(mut self) -> Self {
+        if self.code == START_FAILED {
+            EXIT_UNKNOWN.clone_into(&mut self.code);
+        }
+        self
+    }
+
     /// The same end with another code and reason; the exit code stays.
     #[must_use]
     pub fn because(mut self, code: &str, message: impl Into<String>) -> Self {
@@ -88,11 +99,14 @@ impl End {
             0 => now,
             known => UnixMillis(*known),
         };
-        let mut end = Self { exit_code: Some(*code), code: String::new(), message: exit_text(*code), at };
+        let mut end =
+            Self { exit_code: Some(*code), code: String::new(), message: exit_text(*code), at };
         if *oom_killed && *code != 0 {
             end = end.because(
                 OOM_KILLED,
-                format!("killed for lack of memory (exit code {code}): ask for more with `--memory`"),
+                format!(
+                    "killed for lack of memory (exit code {code}): ask for more with `--memory`"
+                ),
             );
         } else if let Some(error) = error {
             end = end.because(START_FAILED, error.clone());
@@ -163,7 +177,15 @@ mod tests {
 
     #[test]
     fn an_exit_keeps_its_exact_code_and_only_an_unusual_one_has_a_code_of_ours() {
-        assert_eq!(exited(0, false), End { exit_code: Some(0), code: String::new(), message: String::new(), at: UnixMillis(7) });
+        assert_eq!(
+            exited(0, false),
+            End {
+                exit_code: Some(0),
+                code: String::new(),
+                message: String::new(),
+                at: UnixMillis(7)
+            }
+        );
         assert_eq!(exited(3, false).exit_code, Some(3));
         assert_eq!(exited(3, false).code, "");
         assert_eq!(exited(143, false).message, "exit code 143: ended by signal 15");
@@ -172,12 +194,34 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_what_had_run_is_no_failed_start() {
+        let state = ContainerState::Exited {
+            code: -1,
+            oom_killed: false,
+            finished_at_unix_ms: 5,
+            error: Some("lost".to_owned()),
+        };
+        let end = End::of_state(&state, UnixMillis(7)).unwrap();
+        assert_eq!((end.code.as_str(), end.message.as_str()), (START_FAILED, "lost"));
+        assert_eq!(end.after_running().code, EXIT_UNKNOWN);
+        assert_eq!(exited(3, false).after_running(), exited(3, false));
+    }
+
+    #[test]
     fn what_a_registry_can_do_wrong_has_three_codes() {
         let image = || "a/b:c".to_owned();
         let registry = || "r".to_owned();
         let missing = RuntimeError::ImageNotFound { image: image() };
-        let denied = RuntimeError::ImageAccessDenied { image: image(), registry: registry(), source: "403".into() };
-        let away = RuntimeError::RegistryUnreachable { image: image(), registry: registry(), source: "no route".into() };
+        let denied = RuntimeError::ImageAccessDenied {
+            image: image(),
+            registry: registry(),
+            source: "403".into(),
+        };
+        let away = RuntimeError::RegistryUnreachable {
+            image: image(),
+            registry: registry(),
+            source: "no route".into(),
+        };
 
         assert_eq!(of_error(&missing).0, IMAGE_NOT_FOUND);
         assert_eq!(of_error(&denied).0, IMAGE_ACCESS_DENIED);

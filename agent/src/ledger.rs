@@ -9,6 +9,7 @@ mod file;
 mod writer;
 
 pub use file::{LedgerError, Loaded, load};
+pub(crate) use file::{has_live_placements, write_atomically};
 pub use writer::{LedgerWriter, Written};
 
 use crate::ends::End;

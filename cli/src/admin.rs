@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use fgpu_wire::v1::{
-    CreateTokenRequest, GetClusterRequest, ListTokensRequest, RevokeTokenRequest,
-};
+use fgpu_wire::v1::{CreateTokenRequest, GetClusterRequest, ListTokensRequest, RevokeTokenRequest};
 
 use crate::connect::{ConnectArgs, Repeat};
 use crate::failure::Failure;
@@ -142,23 +140,27 @@ async fn list(args: TokenListArgs) -> Result<(), Failure> {
         .await?;
     let views: Vec<_> = answer.tokens.into_iter().map(TokenView::from).collect();
     let now_ms = output::now_ms();
-    args.list.print(&views, |view| view.id.clone(), |views| {
-        let mut table = Table::new(&["ID", "USER", "ROLE", "AGE", "EXPIRES"]);
-        for view in views {
-            table.row([
-                view.id.clone(),
-                view.user.clone(),
-                view.role.clone().unwrap_or_default(),
-                output::age_of(view.created_at_ms, now_ms),
-                match view.expires_at_ms {
-                    None => "never".to_owned(),
-                    Some(at) if at <= now_ms => "expired".to_owned(),
-                    Some(at) => format!("in {}", output::age(at - now_ms)),
-                },
-            ]);
-        }
-        table
-    })
+    args.list.print(
+        &views,
+        |view| view.id.clone(),
+        |views| {
+            let mut table = Table::new(&["ID", "USER", "ROLE", "AGE", "EXPIRES"]);
+            for view in views {
+                table.row([
+                    view.id.clone(),
+                    view.user.clone(),
+                    view.role.clone().unwrap_or_default(),
+                    output::age_of(view.created_at_ms, now_ms),
+                    match view.expires_at_ms {
+                        None => "never".to_owned(),
+                        Some(at) if at <= now_ms => "expired".to_owned(),
+                        Some(at) => format!("in {}", output::age(at - now_ms)),
+                    },
+                ]);
+            }
+            table
+        },
+    )
 }
 
 /// Runs `fgpu cluster`.
@@ -178,7 +180,8 @@ fn cluster_text(view: &ClusterView) -> String {
     let unit = view.default_unit.as_ref().map(view::UnitRuleView::summary).unwrap_or_default();
     let by_model = view.units_by_model.iter();
     let by_model = by_model.map(|(model, rule)| format!("{model}: {}", rule.summary()));
-    let units: Vec<_> = Some(unit).filter(|unit| !unit.is_empty()).into_iter().chain(by_model).collect();
+    let units: Vec<_> =
+        Some(unit).filter(|unit| !unit.is_empty()).into_iter().chain(by_model).collect();
     let shared = if view.allow_shared { "allowed where nothing enforces a slice" } else { "" };
     output::fields(&[
         ("cluster", view.id.clone()),

@@ -119,21 +119,25 @@ fn list(file: &Contexts, args: &ListArgs) -> Result<(), Failure> {
         ca: context.ca.clone(),
     };
     let views: Vec<_> = file.contexts.iter().map(view).collect();
-    args.print(&views, |view| view.name.clone(), |views| {
-        let mut table = Table::new(&["", "NAME", "ADDRESS", "TOKEN", "CA"]);
-        for view in views {
-            let yes = |yes: bool, text: &str| if yes { text.to_owned() } else { String::new() };
-            let ca = view.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
-            table.plain_row([
-                yes(view.current, "*"),
-                view.name.clone(),
-                view.address.clone(),
-                yes(view.has_token, "yes"),
-                ca,
-            ]);
-        }
-        table
-    })
+    args.print(
+        &views,
+        |view| view.name.clone(),
+        |views| {
+            let mut table = Table::new(&["", "NAME", "ADDRESS", "TOKEN", "CA"]);
+            for view in views {
+                let yes = |yes: bool, text: &str| if yes { text.to_owned() } else { String::new() };
+                let ca = view.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
+                table.plain_row([
+                    yes(view.current, "*"),
+                    view.name.clone(),
+                    view.address.clone(),
+                    yes(view.has_token, "yes"),
+                    ca,
+                ]);
+            }
+            table
+        },
+    )
 }
 
 fn set(file: &mut Contexts, args: SetArgs) -> Result<(), Failure> {
@@ -145,8 +149,11 @@ fn set(file: &mut Contexts, args: SetArgs) -> Result<(), Failure> {
             context.address = address;
         }
         None if !known => {
-            return Err(Failure::usage(format!("context `{}` is new and has no address", args.name))
-                .hint("add `--address http://host:7070`"));
+            return Err(Failure::usage(format!(
+                "context `{}` is new and has no address",
+                args.name
+            ))
+            .hint("add `--address http://host:7070`"));
         }
         None => {}
     }
@@ -201,7 +208,9 @@ impl Contexts {
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
             Err(error) => {
                 let fact = format!("cannot read the context file `{}`", path.display());
                 return Err(Failure::because(fact, &error));

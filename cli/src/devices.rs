@@ -1,9 +1,7 @@
 //! `fgpu device …`: the map, device → slices → sessions.
 
 use clap::{Args, Subcommand};
-use fgpu_wire::v1::{
-    CordonDeviceRequest, Device, ListDevicesRequest, UncordonDeviceRequest,
-};
+use fgpu_wire::v1::{CordonDeviceRequest, Device, ListDevicesRequest, UncordonDeviceRequest};
 
 use crate::connect::{ConnectArgs, Link, Repeat};
 use crate::failure::Failure;
@@ -81,9 +79,8 @@ pub(crate) async fn fetch(link: &Link, node: &str) -> Result<Vec<Device>, Failur
 
 /// The map for people: a line for each device with what is free, and below it one for each slice.
 pub(crate) fn table(devices: &[DeviceView]) -> Table {
-    let mut table = Table::new(&[
-        "NODE", "DEVICE", "MODEL", "FGPU", "MEMORY", "COMPUTE", "ISOLATION", "STATE",
-    ]);
+    let mut table =
+        Table::new(&["NODE", "DEVICE", "MODEL", "FGPU", "MEMORY", "COMPUTE", "ISOLATION", "STATE"]);
     for device in devices {
         let simulated = if device.simulated { " (simulated)" } else { "" };
         let capacity = fgpu_domain::units::Fgpu(device.capacity_fgpu_milli);

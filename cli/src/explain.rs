@@ -23,7 +23,8 @@ pub(crate) struct ExplainArgs {
 /// Runs `fgpu explain`.
 pub(crate) async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let request = ExplainSessionRequest { session: args.session };
-    let answer = args.connect.link()?.call(Repeat::Safe, async |clients| {
+    let link = args.connect.link()?;
+    let answer = link.call(Repeat::Safe, async |clients| {
         clients.sessions().explain_session(request.clone()).await
     });
     show(answer.await?, args.output.output)
@@ -62,7 +63,7 @@ pub(crate) fn render(view: &ExplainView) -> String {
             format!("  {} nodes: {}, e.g. {}", count.nodes, count.code, count.example)
         }));
     }
-    lines.extend(view.would_fit.iter().map(|fit| format!("would start now: {fit}")));
+    lines.extend(view.would_fit.iter().map(|fit| format!("  instead: {fit}")));
     if !view.attempts.is_empty() {
         lines.push("attempts:".to_owned());
     }
@@ -101,7 +102,7 @@ mod tests {
             "waits: no node has 10 fGPU free\n  \
              position 2 in the queue, behind s1\n  \
              closest: node a1: largest free slice is 4 fGPU\n  \
-             node b2: cordoned\nwould start now: --devices 2\n"
+             node b2: cordoned\n  instead: --devices 2\n"
         );
     }
 }

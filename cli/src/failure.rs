@@ -111,10 +111,12 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let mut failure = Self::new(error.message);
         for field in &error.fields {
-            let line = format!("{} `{}`: {}", field.field, field.value, field.rule);
-            if line != failure.fact {
-                failure.details.push(line);
+            // One fault is often the whole message.
+            let said = [&field.field, &field.value].iter().all(|part| failure.fact.contains(*part));
+            if failure.fact.contains(&field.rule) && (said || field.value.is_empty()) {
+                continue;
             }
+            failure.details.push(format!("{} `{}`: {}", field.field, field.value, field.rule));
         }
         for (name, value) in &error.metadata {
             if !failure.fact.contains(value.as_str()) {

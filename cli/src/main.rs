@@ -8,10 +8,14 @@
 mod admin;
 mod connect;
 mod context;
+mod daemon;
+mod demo;
 mod devices;
+mod doctor;
 mod exec;
 mod explain;
 mod failure;
+mod help;
 mod internal;
 mod logs;
 mod nodes;
@@ -26,9 +30,12 @@ mod terminal;
 mod view;
 mod watch;
 
+use std::process::ExitCode;
+
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use failure::{EXIT_FAILED, Failure};
+use internal::InternalCommand;
 
 /// Shares the GPUs of a cluster in slices.
 #[derive(Debug, Parser)]
@@ -37,76 +44,33 @@ use failure::{EXIT_FAILED, Failure};
     version,
     disable_help_subcommand = true,
     max_term_width = 100,
-    after_help = AFTER_HELP
+    after_help = help::AFTER_HELP
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-const AFTER_HELP: &str = "\
-Examples:
-  fgpu up                                        a cluster on this machine
-  fgpu run --fgpu 2.5 --image pytorch/pytorch -- python train.py
-  fgpu ps; fgpu logs -f NAME; fgpu explain NAME; fgpu device list
-
-The manager is found by --address or FGPU_ADDRESS, else by the current context (`fgpu context`),
-else at http://127.0.0.1:7070.
-
-Exit codes: 0 done, 1 failed, 2 wrong command line. `run`, `exec` and `wait` give the exit code of
-the session, 125 where fgpu itself failed, 130 when detached by a second Ctrl-C.";
-
-const RUN_HELP: &str = "\
-Examples:
-  fgpu run --fgpu 10 --image pytorch/pytorch -- python train.py
-  fgpu run --fgpu 20 --devices 2 --image vllm/vllm-openai -- --model /models/llama
-  fgpu run --gpu-memory 20GiB --gpu-compute 30% -d --name train --image my/image
-  fgpu run --gpus 2 -it --image ubuntu -- bash
-  fgpu run --fgpu 10 --dry-run
-
-While the session waits, its place in the queue and what is missing are shown. Ctrl-C stops the
-session politely; a second one leaves it alone. The exit code is that of the session, or 125 where
-fgpu itself failed.";
-
-const EXEC_HELP: &str = "\
-Examples:
-  fgpu exec train -- nvidia-smi
-  fgpu exec -it train -- bash
-
-The exit code is that of the command, or 125 where fgpu itself failed.";
-
-const STOP_HELP: &str = "\
-Examples:
-  fgpu stop train
-  fgpu stop --grace 1m train eval
-  fgpu stop $(fgpu ps -q)";
-
-const WAIT_HELP: &str = "\
-Prints a line for each session: id, outcome, exit code. The exit code is that of the first session,
-as named, that did not return 0.";
-
-const CONTEXT_HELP: &str = "\
-Contexts are kept in ~/.config/fgpu/config.toml, readable by you alone.
-
-Examples:
-  fgpu context set lab --address https://gpu.example:7070 --ca ca.pem --token-file token
-  fgpu context use lab";
-
-const DEVICE_HELP: &str = "\
-Examples:
-  fgpu device list
-  fgpu device list --node a1 -o json";
-
-const SIMULATE_HELP: &str = "\
-Examples:
-  fgpu simulate --trace replay.jsonl --policy best-fit --placements out.jsonl
-  fgpu simulate --stdio --policy binpack";
-
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Start a cluster on this machine: manager, store and agent in one process
+    #[command(after_help = help::UP_HELP)]
+    Up(Box<daemon::up::UpArgs>),
+    /// Show what fgpu does, in a cluster of its own that is gone afterwards
+    #[command(after_help = help::DEMO_HELP)]
+    Demo(demo::DemoArgs),
+    /// Check whether this machine is fit to be a node, and say what to do
+    #[command(after_help = help::DOCTOR_HELP)]
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Run a manager
+    #[command(after_help = help::MANAGER_HELP)]
+    Manager(Box<daemon::manager::ManagerArgs>),
+    /// Run the agent of this node
+    #[command(after_help = help::AGENT_HELP)]
+    Agent(Box<daemon::agent::AgentArgs>),
     /// Create a session and stay with it
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = help::RUN_HELP)]
     Run(Box<run::RunArgs>),
     /// List the sessions
     Ps(sessions::PsArgs),
@@ -115,15 +79,15 @@ pub(crate) enum Command {
     /// Print what a session wrote
     Logs(logs::LogsArgs),
     /// Run a command in a running session
-    #[command(after_help = EXEC_HELP)]
+    #[command(after_help = help::EXEC_HELP)]
     Exec(exec::ExecArgs),
     /// Reach a port of a session at a port here
     PortForward(port_forward::PortForwardArgs),
     /// Stop sessions
-    #[command(after_help = STOP_HELP)]
+    #[command(after_help = help::STOP_HELP)]
     Stop(sessions::StopArgs),
     /// Wait until sessions end
-    #[command(after_help = WAIT_HELP)]
+    #[command(after_help = help::WAIT_HELP)]
     Wait(sessions::WaitArgs),
     /// Forget sessions that have ended
     Rm(sessions::RmArgs),
@@ -133,7 +97,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Node(nodes::NodeCommand),
     /// Look at devices, their slices and the sessions that hold them
-    #[command(subcommand, after_help = DEVICE_HELP)]
+    #[command(subcommand, after_help = help::DEVICE_HELP)]
     Device(devices::DeviceCommand),
     /// Create and revoke access tokens
     #[command(subcommand)]
@@ -141,10 +105,10 @@ pub(crate) enum Command {
     /// Show the cluster and who you are there
     Cluster(admin::ClusterArgs),
     /// Manage the clusters this command knows by name
-    #[command(subcommand, after_help = CONTEXT_HELP)]
+    #[command(subcommand, after_help = help::CONTEXT_HELP)]
     Context(context::ContextCommand),
     /// Replay a workload trace through the placement code
-    #[command(after_help = SIMULATE_HELP)]
+    #[command(after_help = help::SIMULATE_HELP)]
     Simulate(simulate::SimulateArgs),
     /// Print a completion script for a shell
     Completion {
@@ -156,11 +120,15 @@ pub(crate) enum Command {
     Version,
     /// Not for people
     #[command(subcommand, hide = true)]
-    Internal(internal::InternalCommand),
+    Internal(InternalCommand),
 }
 
-fn main() {
-    let code = match run(Cli::parse().command) {
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    if let Command::Internal(InternalCommand::ProcessShim { args }) = command {
+        return fgpu_runtime::process::shim_main(args);
+    }
+    let code = match run(command) {
         Ok(code) => code,
         Err(failure) => {
             output::say(failure.to_string());
@@ -174,6 +142,11 @@ fn main() {
 fn run(command: Command) -> Result<u8, Failure> {
     let done = |()| 0;
     match command {
+        Command::Up(args) => daemon(daemon::up::run(*args)).map(done),
+        Command::Demo(args) => daemon(demo::run(args)).map(done),
+        Command::Doctor(args) => client(doctor::run(*args)),
+        Command::Manager(args) => daemon(daemon::manager::run(*args)).map(done),
+        Command::Agent(args) => daemon(daemon::agent::run(*args)).map(done),
         Command::Run(args) => client(run::run(*args)),
         Command::Exec(args) => client(exec::run(args)),
         Command::Wait(args) => client(sessions::wait(args)),
@@ -192,8 +165,24 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Simulate(args) => simulate::run(args).map(done),
         Command::Completion { shell } => completion(shell).map(done),
         Command::Version => output::line(concat!("fgpu ", env!("CARGO_PKG_VERSION"))).map(done),
-        Command::Internal(command) => internal::run(command),
+        Command::Internal(InternalCommand::PrintSlice { stay }) => {
+            internal::print_slice(stay).map(done)
+        }
+        Command::Internal(InternalCommand::ProcessShim { .. }) => {
+            unreachable!("`main` has run it: its exit code is passed on as it is")
+        }
     }
+}
+
+/// Runs a daemon, on all cores.
+fn daemon<T>(daemon: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start", &error))?;
+    let result = runtime.block_on(daemon);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
 }
 
 /// Runs a verb that talks to a manager: one thread is enough.

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use fgpu_wire::v1::{
-    self, CordonNodeRequest, DrainNodeRequest, GetNodeRequest, ListNodesRequest,
-    RemoveNodeRequest, SetNodeLabelsRequest, UncordonNodeRequest,
+    self, CordonNodeRequest, DrainNodeRequest, GetNodeRequest, ListNodesRequest, RemoveNodeRequest,
+    SetNodeLabelsRequest, UncordonNodeRequest,
 };
 
 use crate::connect::{ConnectArgs, Link, Repeat};
@@ -170,8 +170,16 @@ pub(crate) async fn fetch(
 /// The nodes for people.
 pub(crate) fn table(nodes: &[NodeView], now_ms: u64) -> Table {
     let mut table = Table::new(&[
-        "NAME", "STATE", "DEVICES", "FREE FGPU", "CPU", "MEMORY", "SESSIONS", "RUNTIME",
-        "ISOLATION", "SEEN",
+        "NAME",
+        "STATE",
+        "DEVICES",
+        "FREE FGPU",
+        "CPU",
+        "MEMORY",
+        "SESSIONS",
+        "RUNTIME",
+        "ISOLATION",
+        "SEEN",
     ]);
     for node in nodes {
         let free: u64 = node.devices.iter().map(|device| device.free_fgpu_milli).sum();
@@ -245,8 +253,7 @@ fn levels(node: &NodeView) -> String {
 async fn get(args: NodeGetArgs) -> Result<(), Failure> {
     let request = GetNodeRequest { name: args.name };
     let link = args.connect.link()?;
-    let node =
-        link.call(Repeat::Safe, async |c| c.nodes().get_node(request.clone()).await).await?;
+    let node = link.call(Repeat::Safe, async |c| c.nodes().get_node(request.clone()).await).await?;
     let view = NodeView::from(node);
     match args.output.output {
         Format::Json => output::json(&view),
@@ -275,10 +282,7 @@ fn detail(node: &NodeView, now_ms: u64) -> String {
         ("allowed mounts", runtime.allowed_mounts.join(", ")),
         ("labels", sessions::pairs(&node.labels)),
         ("cpu", format!("{} of {} cores free", cores(free_cpu), cores(node.cpu_milli))),
-        (
-            "memory",
-            format!("{} of {} free", view::gib(free_memory), view::gib(node.memory_bytes)),
-        ),
+        ("memory", format!("{} of {} free", view::gib(free_memory), view::gib(node.memory_bytes))),
         ("sessions", node.sessions.to_string()),
     ]);
     match node.devices.is_empty() {
@@ -298,8 +302,7 @@ async fn drain(args: DrainArgs) -> Result<(), Failure> {
         progress.state(&format!("draining node {name}: {left} sessions left"));
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         let request = GetNodeRequest { name: args.name.clone() };
-        node =
-            link.call(Repeat::Safe, async |c| c.nodes().get_node(request.clone()).await).await?;
+        node = link.call(Repeat::Safe, async |c| c.nodes().get_node(request.clone()).await).await?;
     }
     progress.clear();
     let left = node.sessions;

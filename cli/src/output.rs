@@ -6,6 +6,9 @@ use std::io::{self, Write};
 
 use crate::failure::Failure;
 
+/// As a shell reports SIGPIPE.
+const EXIT_NO_READER: i32 = 141;
+
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -63,12 +66,15 @@ pub(crate) fn text(text: impl AsRef<str>) -> Result<(), Failure> {
     bytes(text.as_ref().as_bytes())
 }
 
-/// Writes data to stdout as it is. A reader that has gone (`| head`) ends the program quietly.
+/// Writes data to stdout as it is. A reader that has gone (`| head`) ends the program quietly, with
+/// the exit code the signal for it would give.
 pub(crate) fn bytes(data: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(data).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            std::process::exit(EXIT_NO_READER)
+        }
         Err(error) => Err(Failure::because("cannot write to stdout", &error)),
     }
 }
@@ -184,11 +190,8 @@ mod tests {
 
     #[test]
     fn fields_without_a_value_are_left_out_and_long_ones_stay_in_their_column() {
-        let text = fields(&[
-            ("id", "7f3c".into()),
-            ("reason", String::new()),
-            ("devices", "a\nb".into()),
-        ]);
+        let text =
+            fields(&[("id", "7f3c".into()), ("reason", String::new()), ("devices", "a\nb".into())]);
 
         assert_eq!(text, "id:       7f3c\ndevices:  a\n          b\n");
     }

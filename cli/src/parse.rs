@@ -58,7 +58,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// A duration longer than nothing.
 pub(crate) fn some_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err(format!("`{text}` is no time at all; leave the flag out for no limit")),
+        Duration::ZERO => {
+            Err(format!("`{text}` is no time at all; leave the flag out for no limit"))
+        }
         duration => Ok(duration),
     }
 }

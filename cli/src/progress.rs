@@ -58,7 +58,7 @@ impl Progress {
     /// Shows how far a pull is, both in bytes; a total of 0 is not known yet.
     pub(crate) fn pulling(&mut self, image: &str, done: u64, total: u64) {
         let Mode::Live(bar) = &self.mode else {
-            let tenth = if total == 0 { 0 } else { done.saturating_mul(10) / total };
+            let tenth = done.saturating_mul(10).checked_div(total).unwrap_or(0);
             let far = match total {
                 0 => String::new(),
                 _ => format!(": {tenth}0 % of {}", view::gib(total)),

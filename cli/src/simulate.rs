@@ -79,7 +79,9 @@ struct Replay {
 impl Replay {
     fn new() -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} of {len} pods [{bar:30}] {eta}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {pos} of {len} pods [{bar:30}] {eta}")
+        {
             bar.set_style(style);
         }
         Self { bar, next: Instant::now() + Duration::from_secs(1) }

@@ -81,9 +81,9 @@ impl<'a> Watch<'a> {
 
     async fn open(&mut self) -> Result<(), Failure> {
         let request = WatchSessionsRequest { session: self.session.clone() };
-        let give_up = self.away_since.map_or(Duration::from_secs(5), |since| {
-            PATIENCE.saturating_sub(since.elapsed())
-        });
+        let give_up = self
+            .away_since
+            .map_or(Duration::from_secs(5), |since| PATIENCE.saturating_sub(since.elapsed()));
         let opened = self
             .link
             .call_for(Repeat::Safe, give_up, async |clients| {

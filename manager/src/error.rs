@@ -13,6 +13,15 @@ pub enum ManagerError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// It would serve other machines in plaintext.
+    #[error(
+        "refusing to listen on {address} without TLS: set `tls.cert` and `tls.key`, or listen on \
+         127.0.0.1"
+    )]
+    Exposed {
+        /// The address.
+        address: std::net::SocketAddr,
+    },
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -7,7 +7,7 @@ pub(crate) mod keys;
 mod load;
 mod record;
 
+pub(crate) use load::ensure_cluster;
 pub use load::{LoadedRecords, load_records};
 pub use record::RecordError;
-pub(crate) use load::{ClusterRecord, ensure_cluster};
 pub(crate) use record::{decode, encode};

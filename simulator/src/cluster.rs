@@ -62,7 +62,10 @@ impl Cluster {
             allow_shared: false,
             enforcers: vec![Isolation::Driver],
         };
-        let refused = |source| SimulateError::Node { line, node: node.name.clone(), source };
+        let refused = |source| {
+            let (node, source) = (node.name.clone(), Box::new(source));
+            SimulateError::Node { line, node, source }
+        };
         self.view.insert(view).map_err(refused)?;
         self.names.push(node.name.clone());
         Ok(())
@@ -73,7 +76,10 @@ impl Cluster {
         let request = self.request(pod);
         let Some(placement) = self.placer.find(&request, &self.view) else { return Ok(None) };
         let grant = placement.grant;
-        let refused = |source| SimulateError::Refused { pod: pod.name.clone(), source };
+        let refused = |source| {
+            let (pod, source) = (pod.name.clone(), Box::new(source));
+            SimulateError::Refused { pod, source }
+        };
         self.view.allocate(&grant.node, &Allocation::of(&request, &grant)).map_err(refused)?;
         let number = |text: &str, mark| text.rsplit(mark).next().and_then(|n| n.parse().ok());
         let gpus = grant.slices.iter().filter_map(|slice| number(slice.device.as_str(), 'g'));

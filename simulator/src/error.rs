@@ -108,7 +108,7 @@ pub enum SimulateError {
         /// The node.
         node: String,
         /// Why.
-        source: ViewError,
+        source: Box<ViewError>,
     },
     /// A placement that the cluster refuses: the placement code is wrong.
     #[error("pod {pod} was placed where it does not fit")]
@@ -116,7 +116,7 @@ pub enum SimulateError {
         /// The pod.
         pod: String,
         /// Why.
-        source: ViewError,
+        source: Box<ViewError>,
     },
     /// A name made here for a node or device is not valid.
     #[error("line {line}: no name for node {node}")]

@@ -111,7 +111,6 @@ fn replay(
                 cluster.add(&node, reader.line())?;
                 meter.node(&node);
             }
-            Line::Pod(_) if !meter.has_gpu() => return Err(SimulateError::NoGpu),
             Line::Pod(pod) => {
                 let start = Instant::now();
                 let place = cluster.place(&pod)?;
@@ -128,6 +127,9 @@ fn replay(
         }
     }
     reader.check_counts()?;
+    if !meter.has_gpu() {
+        return Err(SimulateError::NoGpu);
+    }
     let mut report = meter.report(name, options.policy.to_string(), options.seed);
     report.timing = timing(times);
     Ok(report)

@@ -37,6 +37,19 @@ pub enum AcceleratorError {
          reboot, or unload and load the nvidia modules"
     )]
     VersionMismatch,
+    /// The library lacks a function that nothing can be done without.
+    #[error(
+        "the NVIDIA driver {version} is too old: its NVML lacks `{function}`; install driver \
+         {needed} or newer"
+    )]
+    DriverTooOld {
+        /// The driver's version, as it says.
+        version: String,
+        /// What is missing.
+        function: &'static str,
+        /// The first driver branch that has it.
+        needed: u32,
+    },
     /// Everything works and there is nothing.
     #[error(
         "the NVIDIA driver finds no device: see `nvidia-smi -L`, or simulate devices with \

@@ -138,7 +138,7 @@ pub enum RuntimeError {
         /// The session the cgroup is for.
         session: String,
         /// What went wrong.
-        source: crate::cgroup::CgroupError,
+        source: Box<crate::cgroup::CgroupError>,
     },
 }
 
@@ -166,9 +166,6 @@ impl RuntimeError {
     }
 
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::InvalidSpec {
-            field,
-            reason: reason.into(),
-        }
+        Self::InvalidSpec { field, reason: reason.into() }
     }
 }

@@ -44,10 +44,7 @@ impl Owner {
 
     /// The filters `label=value` that select the containers of this owner.
     pub(crate) fn filters(&self) -> Vec<String> {
-        vec![
-            format!("{LABEL_CLUSTER}={}", self.cluster),
-            format!("{LABEL_NODE}={}", self.node),
-        ]
+        vec![format!("{LABEL_CLUSTER}={}", self.cluster), format!("{LABEL_NODE}={}", self.node)]
     }
 }
 
@@ -61,10 +58,7 @@ mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner {
-            cluster: "c1".to_owned(),
-            node: "n1".to_owned(),
-        }
+        Owner { cluster: "c1".to_owned(), node: "n1".to_owned() }
     }
 
     #[test]

@@ -135,13 +135,7 @@ pub struct Limits {
 impl Default for Limits {
     /// No limit but 4096 processes and threads.
     fn default() -> Self {
-        Self {
-            cpu_milli: None,
-            memory_bytes: None,
-            pids: 4096,
-            cpuset: None,
-            shm_bytes: None,
-        }
+        Self { cpu_milli: None, memory_bytes: None, pids: 4096, cpuset: None, shm_bytes: None }
     }
 }
 
@@ -159,11 +153,7 @@ impl Limits {
             _ => Ok(()),
         };
         below("limits.cpu_milli", self.cpu_milli, MINIMUM_CPU_MILLI)?;
-        below(
-            "limits.memory_bytes",
-            self.memory_bytes,
-            MINIMUM_MEMORY_BYTES,
-        )?;
+        below("limits.memory_bytes", self.memory_bytes, MINIMUM_MEMORY_BYTES)?;
         below("limits.pids", Some(u64::from(self.pids)), 1)?;
         match &self.cpuset {
             Some(list) if !is_cpu_list(list) => Err(RuntimeError::invalid(
@@ -238,15 +228,15 @@ fn check_name(
 ) -> Result<(), RuntimeError> {
     let fits = name.len() <= most
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|each| each.is_ascii_alphanumeric() || also.contains(each));
+        && name.chars().all(|each| each.is_ascii_alphanumeric() || also.contains(each));
     if fits {
         return Ok(());
     }
     Err(RuntimeError::invalid(
         field,
-        format!("`{name}` must be 1 to {most} letters, digits or {also}, the first a letter or digit"),
+        format!(
+            "`{name}` must be 1 to {most} letters, digits or {also}, the first a letter or digit"
+        ),
     ))
 }
 
@@ -299,23 +289,11 @@ mod tests {
         assert_eq!(refused(|s| s.session = "a/b".to_owned()), "session");
         assert_eq!(refused(|s| s.session = "_shims".to_owned()), "session");
         assert_eq!(refused(|s| s.command = vec!["a\0".to_owned()]), "command");
-        assert_eq!(
-            refused(|s| drop(s.env.insert("A=B".to_owned(), String::new()))),
-            "env"
-        );
+        assert_eq!(refused(|s| drop(s.env.insert("A=B".to_owned(), String::new()))), "env");
         assert_eq!(refused(|s| s.limits.pids = 0), "limits.pids");
-        assert_eq!(
-            refused(|s| s.limits.cpu_milli = Some(9)),
-            "limits.cpu_milli"
-        );
-        assert_eq!(
-            refused(|s| s.limits.memory_bytes = Some(1 << 20)),
-            "limits.memory_bytes"
-        );
-        assert_eq!(
-            refused(|s| s.limits.cpuset = Some("3-1".to_owned())),
-            "limits.cpuset"
-        );
+        assert_eq!(refused(|s| s.limits.cpu_milli = Some(9)), "limits.cpu_milli");
+        assert_eq!(refused(|s| s.limits.memory_bytes = Some(1 << 20)), "limits.memory_bytes");
+        assert_eq!(refused(|s| s.limits.cpuset = Some("3-1".to_owned())), "limits.cpuset");
     }
 
     #[test]

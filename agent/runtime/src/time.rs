@@ -6,9 +6,7 @@ const NANOS: u128 = 1_000_000_000;
 
 /// Nanoseconds since 1970; 0 for a clock before that.
 pub(crate) fn unix_nanos() -> u128 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }
 
 /// Milliseconds since 1970.

@@ -183,7 +183,11 @@ mod tests {
     use crate::admit::tests::device;
     use crate::order::tests::order;
 
-    fn attachment(facts: &AttachFacts, choice: &str, simulated: bool) -> Result<GpuAttachment, AttachError> {
+    fn attachment(
+        facts: &AttachFacts,
+        choice: &str,
+        simulated: bool,
+    ) -> Result<GpuAttachment, AttachError> {
         let mut devices = [device("GPU-1", 0), device("GPU-2", 1)];
         devices.iter_mut().for_each(|device| device.simulated = simulated);
         facts.attachment(choice.parse().unwrap(), &order(&["GPU-1"]).grant, &devices)

@@ -81,7 +81,8 @@ mod tests {
     fn the_environment_of_two_half_devices() {
         let all = environment(&own(&[("LR", "0.1")]), &slice(&["GPU-1", "GPU-2"]), SLICE_FILE);
 
-        let shown: Vec<String> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let shown: Vec<String> =
+            all.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let expected = "\
 CUDA_VISIBLE_DEVICES=GPU-1,GPU-2
 FGPU_AMOUNT=10

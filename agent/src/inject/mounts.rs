@@ -73,8 +73,10 @@ impl MountRules {
         {
             return Err(MountError::Target { target: target.to_owned() });
         }
-        let real = std::fs::canonicalize(source)
-            .map_err(|error| MountError::Missing { source_path: source.to_owned(), source: error })?;
+        let real = std::fs::canonicalize(source).map_err(|error| MountError::Missing {
+            source_path: source.to_owned(),
+            source: error,
+        })?;
         let sockets = ENGINE_SOCKETS.iter().map(PathBuf::from);
         for secret in self.forbidden.iter().cloned().chain(sockets) {
             let real_secret = std::fs::canonicalize(&secret).unwrap_or_else(|_| secret.clone());

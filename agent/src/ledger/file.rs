@@ -85,9 +85,21 @@ pub fn load(folder: &Path, now_ms: u64) -> Result<Loaded, LedgerError> {
         Err(problem) => problem.to_string(),
     };
     let aside = folder.join(format!("{FILE_NAME}.corrupt-{now_ms}"));
-    fs::rename(&path, &aside)
-        .map_err(|source| LedgerError::Io { doing: "move aside", path, source })?;
+    fs::rename(&path, &aside).map_err(|source| LedgerError::Io {
+        doing: "move aside",
+        path,
+        source,
+    })?;
     Ok(Loaded { ledger: anew(folder)?, corrupt: Some((aside, problem)) })
+}
+
+/// Whether the ledger in `folder` names anything that has not ended. One that cannot be read may.
+pub(crate) fn has_live_placements(folder: &Path) -> bool {
+    match fs::read(folder.join(FILE_NAME)) {
+        Ok(bytes) => serde_json::from_slice::<Ledger>(&bytes)
+            .map_or(true, |ledger| ledger.placements.iter().any(|entry| entry.end.is_none())),
+        Err(_) => false,
+    }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, LedgerError> {
@@ -148,7 +160,8 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(
 
 fn new_agent_id() -> Result<String, LedgerError> {
     let mut bytes = [0_u8; 16];
-    getrandom::fill(&mut bytes).map_err(|error| LedgerError::Random { reason: error.to_string() })?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| LedgerError::Random { reason: error.to_string() })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -233,7 +246,10 @@ mod tests {
 
         let refused = load(folder.path(), 1).unwrap_err();
 
-        assert!(refused.to_string().contains("has version 9, this agent knows up to 1"), "{refused}");
+        assert!(
+            refused.to_string().contains("has version 9, this agent knows up to 1"),
+            "{refused}"
+        );
         assert!(path.exists());
     }
 }

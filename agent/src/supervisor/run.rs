@@ -4,8 +4,8 @@ use super::observer::{Sight, observe};
 use super::state::{Effect, Now, State};
 use super::work::{Done, Workshop};
 use super::{EngineFacts, Input, RuntimeSlot, Snapshot, SupervisorHandle, SupervisorParts};
-use crate::ledger::Ledger;
 use crate::lease::{BootTime, LeaseFile};
+use crate::ledger::Ledger;
 use fgpu_domain::ids::ClusterId;
 use fgpu_runtime::{ContainerRuntime, Owner, RuntimeError};
 use std::sync::Arc;
@@ -68,11 +68,10 @@ impl Supervisor {
             engine: engines,
             runtime: runtimes,
         };
-        let observer =
-            tokio::spawn(observe(runtime, sender.clone(), parts.settings.relist));
+        let observer = tokio::spawn(observe(runtime, sender.clone(), parts.settings.relist));
         let lease = Lease::after_restart(&parts);
         let supervisor = Self {
-            workshop: Workshop::new(sender.clone()),
+            workshop: Workshop::new(),
             saved: state.ledger(),
             state,
             inputs,
@@ -137,6 +136,7 @@ impl Supervisor {
             Input::Acked { sent } => {
                 let kept = self.state.must_stop_when_fenced();
                 self.lease.renew(sent, kept);
+                self.state.answered(sent);
                 Vec::new()
             }
             Input::Work(done) => self.work_done(done, now),
@@ -150,7 +150,10 @@ impl Supervisor {
             }
             Input::Seen(Sight::Listed(listing)) => {
                 if self.state.engine_is_away() {
-                    tracing::info!(containers = listing.containers.len(), "the container engine answers again");
+                    tracing::info!(
+                        containers = listing.containers.len(),
+                        "the container engine answers again"
+                    );
                 }
                 self.state.listed(listing, &host, now)
             }
@@ -169,17 +172,19 @@ impl Supervisor {
             }
             Done::Started { id, running } => {
                 tracing::info!(session = %id.session, generation = id.generation, container = %running.container, "running");
+                self.workshop.start_over(&id);
                 self.state.started(&id, running, now)
             }
             Done::StartFailed { id, end } => {
                 tracing::warn!(session = %id.session, generation = id.generation, code = %end.code, reason = %end.message, "not started");
-                self.state.start_failed(&id, end);
+                self.workshop.start_over(&id);
+                self.state.start_failed(&id, end, now);
                 Vec::new()
             }
             Done::Stopped { id, end } => self.state.stopped(&id, end),
             Done::Finished { id } => {
                 tracing::info!(session = %id.session, generation = id.generation, "gone");
-                self.state.finished(&id);
+                self.state.finished(&id, now);
                 Vec::new()
             }
             Done::LeftoverRemoved { container } => {

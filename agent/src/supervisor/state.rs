@@ -77,6 +77,9 @@ pub(super) struct State {
     placements: BTreeMap<PlacementId, Placement>,
     devices: Vec<Device>,
     engine: EngineState,
+    /// When the newest message was sent that the manager has answered: everything told before it
+    /// has been taken.
+    answered: Option<Instant>,
     /// Whether the placements known are all there are.
     complete: bool,
     ledger_problem: Option<String>,
@@ -128,6 +131,7 @@ impl State {
             placements,
             devices: Vec::new(),
             engine: EngineState::Unknown,
+            answered: None,
             complete,
             ledger_problem: None,
         }
@@ -149,7 +153,7 @@ impl State {
     pub(super) fn must_stop_when_fenced(&self) -> bool {
         self.placements.values().any(|placement| {
             placement.on_disconnect == OnDisconnect::Stop
-                && !matches!(placement.phase, Phase::Gone(_))
+                && !matches!(placement.phase, Phase::Gone { .. })
         })
     }
 
@@ -157,6 +161,11 @@ impl State {
     pub(super) fn welcomed(&mut self, cluster: ClusterId, fence_ms: u64) {
         self.cluster = Some(cluster);
         self.fence_ms = fence_ms;
+    }
+
+    /// The manager has answered a heartbeat that was sent at `sent`, after all reports before it.
+    pub(super) fn answered(&mut self, sent: Instant) {
+        self.answered = self.answered.max(Some(sent));
     }
 
     pub(super) fn set_devices(&mut self, devices: Vec<Device>) {
@@ -181,7 +190,7 @@ impl State {
                 placement.learn(order);
             }
             // The manager still asks about what has ended: it has not taken the end.
-            if matches!(placement.phase, Phase::Gone(_)) {
+            if matches!(placement.phase, Phase::Gone { .. }) {
                 placement.resend += 1;
             }
         }
@@ -218,13 +227,13 @@ impl State {
     }
 
     /// The start of `id` came to nothing, and nothing of it is left.
-    pub(super) fn start_failed(&mut self, id: &PlacementId, end: End) {
+    pub(super) fn start_failed(&mut self, id: &PlacementId, end: End, now: Now) {
         let Some(placement) = self.placements.get_mut(id) else { return };
         placement.phase = match &placement.phase {
-            Phase::Starting { .. } => Phase::Gone(end),
+            Phase::Starting { .. } => placement::gone(end, now),
             Phase::Stopping { running: None, reason, .. } => {
                 let never = End::never_ran(end.at);
-                Phase::Gone(placement::with_reason(never, reason.as_ref()))
+                placement::gone(placement::with_reason(never, reason.as_ref()), now)
             }
             _ => return,
         };
@@ -234,16 +243,16 @@ impl State {
     pub(super) fn stopped(&mut self, id: &PlacementId, end: End) -> Vec<Effect> {
         let Some(placement) = self.placements.get_mut(id) else { return Vec::new() };
         let Phase::Stopping { running, reason, .. } = &placement.phase else { return Vec::new() };
-        let end = placement::with_reason(end, reason.as_ref());
+        let end = placement::with_reason(end.after_running(), reason.as_ref());
         let running = running.clone();
         vec![placement.finish(id, running, end)]
     }
 
     /// What was left of `id` is put away.
-    pub(super) fn finished(&mut self, id: &PlacementId) {
+    pub(super) fn finished(&mut self, id: &PlacementId, now: Now) {
         let Some(placement) = self.placements.get_mut(id) else { return };
         if let Phase::Finishing { end, .. } = &placement.phase {
-            placement.phase = Phase::Gone(end.clone());
+            placement.phase = placement::gone(end.clone(), now);
         }
     }
 

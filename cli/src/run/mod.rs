@@ -2,10 +2,11 @@
 
 mod args;
 mod attach;
+mod ending;
 mod spec;
 
 pub(crate) use args::RunArgs;
-pub(crate) use attach::{Ending, ending};
+pub(crate) use ending::ending;
 
 use std::time::Duration;
 

@@ -178,11 +178,8 @@ mod tests {
         assert_eq!(amount("--fgpu 10"), Some(Amount::FgpuMilli(10_000)));
         assert_eq!(amount("--fgpu 7.93"), Some(Amount::FgpuMilli(7_930)));
         assert_eq!(amount("--gpus 2"), Some(Amount::WholeDevices(2)));
-        let both = v1::DirectGpu {
-            memory_bytes: 20 << 30,
-            compute_milli: 300,
-            compute_shared: false,
-        };
+        let both =
+            v1::DirectGpu { memory_bytes: 20 << 30, compute_milli: 300, compute_shared: false };
         let line = "--gpu-memory 20GiB --gpu-compute 30%";
         assert_eq!(amount(line), Some(Amount::Direct(both)));
         assert_eq!(spec("-- true").gpu, None);

@@ -6,7 +6,7 @@
 mod node;
 mod session;
 
-pub(crate) use node::{ClusterView, DeviceView, NodeView, TokenView};
+pub(crate) use node::{ClusterView, DeviceView, NodeView, TokenView, UnitRuleView};
 pub(crate) use session::{ExplainView, GpuView, GrantView, SessionView, SliceView};
 
 use fgpu_domain::units::{ComputeMilli, Fgpu, MemoryBytes};

@@ -352,11 +352,7 @@ mod tests {
             compute_milli: *share,
             fgpu_milli: 1500,
         };
-        GrantView {
-            node: "a1".into(),
-            isolation: None,
-            slices: shares.iter().map(slice).collect(),
-        }
+        GrantView { node: "a1".into(), isolation: None, slices: shares.iter().map(slice).collect() }
     }
 
     #[test]

@@ -8,7 +8,9 @@ use tokio::net::TcpListener;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has the port.
-    #[error("cannot listen on {address}: the port is in use; stop what holds it (`ss -ltnp`) or choose another port")]
+    #[error(
+        "cannot listen on {address}: the port is in use; stop what holds it (`ss -ltnp`) or choose another port"
+    )]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -16,7 +18,9 @@ pub enum ListenError {
         source: io::Error,
     },
     /// A port below 1024, or a rule of the system.
-    #[error("cannot listen on {address}: not permitted; choose a port above 1023 or run with more rights")]
+    #[error(
+        "cannot listen on {address}: not permitted; choose a port above 1023 or run with more rights"
+    )]
     Denied {
         /// The address.
         address: SocketAddr,
@@ -24,7 +28,9 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The address is none of this machine.
-    #[error("cannot listen on {address}: this machine has no such address (`ip address` lists them)")]
+    #[error(
+        "cannot listen on {address}: this machine has no such address (`ip address` lists them)"
+    )]
     NoSuchAddress {
         /// The address.
         address: SocketAddr,

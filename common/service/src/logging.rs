@@ -40,7 +40,9 @@ impl Default for LogConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter cannot be read.
-    #[error("log filter `{filter}` is not valid; use a level (error, warn, info, debug, trace) or `info,fgpu_manager=debug`")]
+    #[error(
+        "log filter `{filter}` is not valid; use a level (error, warn, info, debug, trace) or `info,fgpu_manager=debug`"
+    )]
     Filter {
         /// The text given.
         filter: String,

@@ -96,8 +96,11 @@ fn load_ca(path: &Path) -> Result<Certificate, TlsError> {
 /// Keys come as `PRIVATE KEY`, `RSA PRIVATE KEY` or `EC PRIVATE KEY`: an empty label stands for
 /// any of them.
 fn read(what: &'static str, label: &'static str, path: &Path) -> Result<String, TlsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| TlsError::Read { what, path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| TlsError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })?;
     let found = match label {
         "" => text.contains("PRIVATE KEY-----"),
         label => text.contains(&format!("-----BEGIN {label}-----")),
@@ -117,7 +120,8 @@ mod tests {
     fn a_missing_or_wrong_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-        let files = ServerTlsFiles { certificate: certificate.clone(), key: key.clone(), client_ca: None };
+        let files =
+            ServerTlsFiles { certificate: certificate.clone(), key: key.clone(), client_ca: None };
 
         let missing = load_server(&files).unwrap_err();
         assert!(missing.to_string().contains("tls.crt"), "{missing}");

@@ -48,10 +48,7 @@ impl DockerEngine {
     /// Where it does not start, with the end of its log, or with what to install.
     pub fn start(options: DockerOptions) -> Self {
         for program in ["dockerd", "docker", "ip", "setsid"] {
-            assert!(
-                has_program(program),
-                "{program} is not installed: {INSTALL}"
-            );
+            assert!(has_program(program), "{program} is not installed: {INSTALL}");
         }
         let folder = tempfile::Builder::new()
             .prefix("fgpu-docker-")
@@ -72,11 +69,7 @@ impl DockerEngine {
         if !engine.launch() {
             // No overlay on this file system: the slow driver works everywhere.
             engine.storage = "vfs";
-            assert!(
-                engine.launch(),
-                "dockerd did not start:\n{}",
-                engine.end_of_log()
-            );
+            assert!(engine.launch(), "dockerd did not start:\n{}", engine.end_of_log());
         }
         engine
     }
@@ -128,18 +121,9 @@ impl DockerEngine {
     /// Where the engine refuses.
     pub fn import_folder(&self, image: &str, folder: &Path, changes: &[&str]) {
         let tar = self.folder.join("image.tar");
-        let packed = Command::new("tar")
-            .arg("-C")
-            .arg(folder)
-            .arg("-cf")
-            .arg(&tar)
-            .arg(".")
-            .status();
-        assert!(
-            packed.is_ok_and(|status| status.success()),
-            "tar of {}",
-            folder.display()
-        );
+        let packed =
+            Command::new("tar").arg("-C").arg(folder).arg("-cf").arg(&tar).arg(".").status();
+        assert!(packed.is_ok_and(|status| status.success()), "tar of {}", folder.display());
         let tar = tar.display().to_string();
         let mut arguments = vec!["import"];
         for change in changes {
@@ -173,11 +157,7 @@ impl DockerEngine {
         let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
         std::fs::write(root.join("etc/passwd"), users).expect("own folder");
         std::fs::write(root.join("etc/group"), "root:x:0:\nnobody:x:65534:\n").expect("own folder");
-        self.import_folder(
-            image,
-            &root,
-            &["ENV PATH=/bin", "CMD [\"/bin/sh\"]"],
-        );
+        self.import_folder(image, &root, &["ENV PATH=/bin", "CMD [\"/bin/sh\"]"]);
     }
 
     /// Process id of the daemon, while it runs.
@@ -198,8 +178,17 @@ impl DockerEngine {
     }
 
     /// Halts the daemon: it accepts connections and never answers.
+    ///
+    /// # Panics
+    /// Where it does not halt.
     pub fn pause(&self) {
         self.signal("STOP");
+        let pid = self.pid().expect("the daemon runs");
+        let deadline = Instant::now() + DEADLINE;
+        while !is_halted(pid) {
+            assert!(Instant::now() < deadline, "dockerd {pid} does not halt");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Lets a halted daemon go on.
@@ -215,11 +204,7 @@ impl DockerEngine {
         if self.pid().is_some() {
             self.stop();
         }
-        assert!(
-            self.launch(),
-            "dockerd did not start again:\n{}",
-            self.end_of_log()
-        );
+        assert!(self.launch(), "dockerd did not start again:\n{}", self.end_of_log());
     }
 
     /// Starts the daemon; says whether it answers.
@@ -230,8 +215,11 @@ impl DockerEngine {
             .append(true)
             .open(at("dockerd.log"))
             .expect("own folder");
+        // One that is named must exist; that of the machine is not for us.
+        std::fs::write(at("daemon.json"), "{}").expect("own folder");
         // A crash leaves the file, and its number may be another process by now.
         let _ = std::fs::remove_file(at("docker.pid"));
+        self.end_containerd();
         let child = Command::new("dockerd")
             .args(["--host", &self.endpoint()])
             .arg("--data-root")
@@ -243,6 +231,7 @@ impl DockerEngine {
             .arg("--config-file")
             .arg(at("daemon.json"))
             .args(["--bridge", &self.bridge])
+            .args(["--cgroup-parent", &format!("/{}", self.bridge)])
             .args(["--storage-driver", self.storage])
             .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
             .arg(format!("--live-restore={}", self.options.live_restore))
@@ -269,6 +258,27 @@ impl DockerEngine {
         true
     }
 
+    /// Ends the containerd of a daemon that crashed: the next one would take it for its own, alive
+    /// or not.
+    fn end_containerd(&self) {
+        let file = self.folder.join("exec/containerd/containerd.pid");
+        let Ok(pid) = std::fs::read_to_string(&file) else {
+            return;
+        };
+        let process = Path::new("/proc").join(pid.trim());
+        let ours = || {
+            // Empty for one that has ended and waits to be collected.
+            std::fs::read_to_string(process.join("cmdline"))
+                .is_ok_and(|line| line.contains(&*self.folder.to_string_lossy()))
+        };
+        let deadline = Instant::now() + DEADLINE;
+        while ours() && Instant::now() < deadline {
+            let _ = Command::new("kill").args(["-KILL", pid.trim()]).status();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = std::fs::remove_file(&file);
+    }
+
     fn answers(&self) -> bool {
         let Ok(mut socket) = UnixStream::connect(self.socket()) else {
             return false;
@@ -284,7 +294,11 @@ impl DockerEngine {
 
     fn signal(&self, signal: &str) {
         if let Some(pid) = self.pid() {
-            run("kill", &[&format!("-{signal}"), &pid.to_string()]);
+            // One that has ended by itself cannot be signalled, and need not be.
+            let _ = Command::new("kill")
+                .args([format!("-{signal}"), pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
         }
     }
 
@@ -333,7 +347,8 @@ named() { tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -qF "$folder"; }
 if [ -n "$daemon" ] && named "$daemon"; then
     kill -CONT "$daemon"
     export DOCKER_HOST="unix://$folder/docker.sock" DOCKER_CONFIG="$folder/client"
-    containers=$(timeout 10 docker ps -aq)
+    containers=$(timeout 10 docker ps -aq --no-trunc)
+    parents=$(timeout 10 docker inspect -f '{{.HostConfig.CgroupParent}}' $containers)
     [ -n "$containers" ] && timeout 60 docker rm -f $containers
     kill -TERM "$daemon"
     tries=0
@@ -347,8 +362,12 @@ for container in $(ls "$folder/data/containers" 2>/dev/null); do
     for each in /proc/[0-9]*; do
         grep -qF "$container" "$each/cgroup" 2>/dev/null && kill -KILL "${each#/proc/}"
     done
-    find /sys/fs/cgroup -depth -type d -path "*$container*" -exec rmdir {} \;
+    find /sys/fs/cgroup -depth -type d -path "*$container*" -exec rmdir -p {} \;
 done
+for parent in $parents; do
+    for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do rmdir -p "$tree$parent"; done
+done
+find /sys/fs/cgroup -depth -type d -path "*/$bridge*" -exec rmdir {} \;
 tries=0
 while grep -qF " $folder/" /proc/mounts && [ $tries -lt 50 ]; do
     grep -F " $folder/" /proc/mounts | cut -d' ' -f2 | sort -r | xargs -r -n1 umount -l
@@ -375,12 +394,7 @@ fn start_sweeper(folder: &Path, bridge: &str) -> Child {
 fn name_of_bridge(folder: &Path) -> String {
     // The random end of the folder's name; interfaces have at most 15 characters.
     let name = folder.to_string_lossy();
-    let end: String = name
-        .chars()
-        .rev()
-        .filter(char::is_ascii_alphanumeric)
-        .take(6)
-        .collect();
+    let end: String = name.chars().rev().filter(char::is_ascii_alphanumeric).take(6).collect();
     format!("fgpu{end}")
 }
 
@@ -412,6 +426,15 @@ fn run(program: &str, arguments: &[&str]) {
         "{program} {arguments:?}: {} (a private engine needs root)",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Says whether every thread of a process has come to a halt: a signal takes a moment.
+fn is_halted(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 fn has_program(name: &str) -> bool {

@@ -4,7 +4,9 @@ use super::settings::{ENDED_LIMIT, STORE_FILE, TOKEN_FILE, UnitRuleSettings};
 use super::{BootstrapConfig, ManagerConfig, ManagerSettings, StoreConfig, Timings};
 use fgpu_domain::slice::{UnitPolicy, UnitRule};
 use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
-use fgpu_service::config::{ConfigFaults, Origins, Resolver, Text, format_duration, parse_duration};
+use fgpu_service::config::{
+    ConfigFaults, Origins, Resolver, Text, format_duration, parse_duration,
+};
 use fgpu_service::logging::{LogConfig, LogFormat, parse_filter};
 use fgpu_service::secret::Token;
 use fgpu_service::tls::ServerTlsFiles;
@@ -72,6 +74,11 @@ impl ManagerSettings {
             let rule = "reachable from other machines, so it needs TLS: set `tls.cert` and \
                         `tls.key`, or listen on 127.0.0.1";
             read.fault("listen", config.listen, rule);
+        }
+        if config.listen.ip().is_unspecified() && self.advertise.is_none() {
+            let rule = "set it to the URL agents and other managers reach this one at, such as \
+                        `https://manager.example:7070`, when listening on all addresses";
+            read.fault("advertise", "", rule);
         }
     }
 

@@ -61,12 +61,14 @@ fn every_documented_setting_is_known_and_reaches_the_configuration() {
 
 #[test]
 fn beyond_loopback_a_manager_without_certificates_is_refused_with_the_next_step() {
-    let refused = load(&[("listen", "0.0.0.0:7070")]).unwrap_err();
+    let refused = load(&[("listen", "10.0.0.1:7070")]).unwrap_err();
     assert_eq!(fields(&refused), ["listen"]);
     assert!(refused.to_string().contains("tls.cert"), "{refused}");
 
-    let tls = [("listen", "0.0.0.0:7070"), ("tls.cert", "/c.pem"), ("tls.key", "/k.pem")];
-    assert!(load(&tls).is_ok());
+    let tls = |listen| [("listen", listen), ("tls.cert", "/c.pem"), ("tls.key", "/k.pem")];
+    assert!(load(&tls("10.0.0.1:7070")).is_ok());
+    let unreachable = load(&tls("0.0.0.0:7070")).unwrap_err();
+    assert_eq!(fields(&unreachable), ["advertise"]);
     assert!(load(&[("listen", "[::1]:7070")]).is_ok());
 }
 
@@ -81,8 +83,8 @@ fn times_out_of_order_are_refused_together_with_all_else_that_is_wrong() {
     ])
     .unwrap_err();
 
-    let expected =
-        ["policy", "units.quantum", "timings.suspect", "timings.lost", "tls.key"].map(str::to_owned);
+    let expected = ["policy", "units.quantum", "timings.suspect", "timings.lost", "tls.key"]
+        .map(str::to_owned);
     let mut found: Vec<String> = fields(&refused).into_iter().map(str::to_owned).collect();
     found.sort();
     let mut sorted = expected.to_vec();

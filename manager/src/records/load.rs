@@ -14,11 +14,11 @@ use std::fmt::Display;
 
 /// The cluster itself; written once, by its first leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ClusterRecord {
+struct ClusterRecord {
     /// Carried by every container of this cluster.
-    pub(crate) id: ClusterId,
+    id: ClusterId,
     /// When it was made.
-    pub(crate) created_at: UnixMillis,
+    created_at: UnixMillis,
 }
 
 /// All records of a store, as of one revision.

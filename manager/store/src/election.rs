@@ -68,23 +68,27 @@ impl Election {
     ) -> Result<Option<Leadership>, StoreError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let attempt = shutdown.run_until_cancelled(self.attempt(&store)).await;
+            let attempt = self.attempt(&store, &shutdown).await;
+            if shutdown.is_cancelled() {
+                if let Ok(Some(won)) = attempt {
+                    Leadership::start(self, store, won).resign().await?;
+                }
+                return Ok(None);
+            }
             match attempt {
-                None => return Ok(None),
-                Some(Ok(Some(won))) => return Ok(Some(Leadership::start(self, store, won))),
-                Some(Ok(None)) => pause = FIRST_PAUSE,
-                Some(Err(error)) if is_passing(&error) => {
+                Ok(Some(won)) => return Ok(Some(Leadership::start(self, store, won))),
+                Ok(None) => pause = FIRST_PAUSE,
+                Err(error) if is_passing(&error) => {
                     tracing::warn!(
                         key = self.key,
                         error = &error as &dyn std::error::Error,
                         "cannot campaign yet"
                     );
-                    if shutdown.run_until_cancelled(sleep(pause)).await.is_none() {
-                        return Ok(None);
-                    }
+                    // The next round ends at once if it was the shutdown that cut this short.
+                    shutdown.run_until_cancelled(sleep(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Some(Err(error)) => return Err(error),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -97,12 +101,20 @@ impl Election {
         find_leader(store, &self.key).await
     }
 
-    /// Waits while someone leads, then tries once; `None` if someone else was faster.
-    async fn attempt(&self, store: &Arc<dyn Store>) -> Result<Option<Won>, StoreError> {
-        self.wait_while_led(store).await?;
+    /// Waits while someone leads, then tries once; `None` if someone else was faster, or if
+    /// `shutdown` ended the waiting. A try that has begun is finished: cut short, it could leave
+    /// a leader key behind that nobody leads under.
+    async fn attempt(
+        &self,
+        store: &Arc<dyn Store>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Won>, StoreError> {
+        let Some(waited) = shutdown.run_until_cancelled(self.wait_while_led(store)).await else {
+            return Ok(None);
+        };
+        waited?;
         let proven = Instant::now();
         let lease = store.grant_lease(self.ttl).await?;
-        // If this attempt is dropped or fails, the lease ends by itself and takes the key along.
         let txn = Txn::new().compare(Compare::absent(&self.key)).put_with_lease(
             &self.key,
             self.identity.clone(),
@@ -136,7 +148,10 @@ impl Election {
                 match changes.next().await {
                     Some(Ok(events)) => gone = events.iter().any(|event| self.is_end(event)),
                     // Only a reason to look again, and the range tells if the store is away.
-                    Some(Err(_)) | None => break,
+                    Some(Err(_)) | None => {
+                        sleep(FIRST_PAUSE).await;
+                        break;
+                    }
                 }
             }
         }

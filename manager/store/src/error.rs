@@ -177,10 +177,10 @@ fn conflict_text(failed: &[Compare]) -> String {
 }
 
 fn full_hint(location: &str) -> &'static str {
-    if location.starts_with('/') {
-        "free space on its disk"
-    } else {
+    if location.contains("://") {
         "compact and defragment etcd or raise its quota, then disarm its NOSPACE alarm"
+    } else {
+        "free space on its disk"
     }
 }
 

@@ -10,14 +10,9 @@ use nvml_wrapper::sys_exports::field_id::{
 };
 
 /// Everything that speaks against a device now, worst first.
-///
-/// The memory is asked for because that reaches the device itself: identity is answered from the
-/// driver's own records long after the device is gone.
 pub(super) fn faults(device: &nvml_wrapper::Device<'_>) -> Vec<String> {
-    let answers =
-        [device.memory_info().map(|_| None), ecc(device), remapping(device), retirement(device)];
     let mut faults = Vec::new();
-    for answer in answers {
+    for answer in [memory(device), ecc(device), remapping(device), retirement(device)] {
         match answer {
             Ok(None) => {}
             Ok(Some(fault)) => faults.push(fault),
@@ -26,6 +21,16 @@ pub(super) fn faults(device: &nvml_wrapper::Device<'_>) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Asking for memory reaches the device itself: identity is answered from the driver's own records
+/// long after the device is gone. And of a device whose memory is not known, none can be given.
+fn memory(device: &nvml_wrapper::Device<'_>) -> Result<Option<String>, NvmlError> {
+    match device.memory_info() {
+        Ok(_) => Ok(None),
+        Err(error) if is_fault(&error) => Err(error),
+        Err(error) => Ok(Some(format!("the device does not tell its memory: {error}"))),
+    }
 }
 
 fn ecc(device: &nvml_wrapper::Device<'_>) -> Result<Option<String>, NvmlError> {

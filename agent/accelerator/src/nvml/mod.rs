@@ -82,6 +82,7 @@ impl NvmlAccelerator {
         }
         let nvml =
             builder.init().map_err(|error| failure::opening(config.library.as_deref(), error))?;
+        check_age(&nvml)?;
         let nvml = Arc::new(nvml);
         let watcher = xid::Watcher::start(nvml.clone()).map_err(|source| {
             AcceleratorError::Other { call: "starting to watch events", source: source.into() }
@@ -136,6 +137,18 @@ impl NvmlAccelerator {
         }
         DeviceHealth::Unhealthy { reason: reasons.join("; ") }
     }
+}
+
+/// Refuses a driver that cannot tell a device's memory, without which nothing can be given.
+fn check_age(nvml: &Nvml) -> Result<(), AcceleratorError> {
+    if nvml.lib().nvmlDeviceGetMemoryInfo_v2.is_ok() {
+        return Ok(());
+    }
+    Err(AcceleratorError::DriverTooOld {
+        version: nvml.sys_driver_version().unwrap_or_else(|_| "of unknown version".to_owned()),
+        function: "nvmlDeviceGetMemoryInfo_v2",
+        needed: 510,
+    })
 }
 
 impl Accelerator for NvmlAccelerator {

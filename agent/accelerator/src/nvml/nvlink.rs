@@ -3,15 +3,15 @@
 //! A link ends at another GPU, or at a switch. A GPU is found by its PCI address. Behind switches
 //! every GPU may reach every other; whether it does is asked of the driver pair by pair.
 
+use super::failure::optional;
 use super::sweep::Sweep;
 use fgpu_domain::device::Device;
 use fgpu_domain::ids::DeviceUuid;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
-use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::PciInfo;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Links asked about; a device answers at the first it does not have.
+/// Links asked about: more than any device has.
 const MAX_LINKS: u32 = 64;
 
 /// A PCI address without its function: a GPU answers under several.
@@ -56,21 +56,15 @@ fn reaches(one: &nvml_wrapper::Device<'_>, two: &nvml_wrapper::Device<'_>) -> bo
     matches!(one.p2p_status(two, P2pCapabilitiesIndex::NvLink), Ok(P2pStatus::Ok))
 }
 
-/// Where the active links of a device end.
+/// Where the active links of a device end. A link that it does not have is an error like any other,
+/// and may stand before one that it has.
 fn remotes(device: &nvml_wrapper::Device<'_>) -> BTreeSet<Address> {
-    let mut remotes = BTreeSet::new();
-    for link in (0..MAX_LINKS).map(|link| device.link_wrapper_for(link)) {
-        match link.is_active() {
-            Ok(true) => remotes.extend(link.remote_pci_info().ok().as_ref().map(address)),
-            Ok(false) => {}
-            // No such link, or none at all.
-            Err(NvmlError::InvalidArg | NvmlError::NotSupported) => break,
-            Err(error) => {
-                tracing::debug!(link = link.link(), %error, "an NVLink does not tell its state");
-            }
-        }
-    }
-    remotes
+    (0..MAX_LINKS)
+        .map(|link| device.link_wrapper_for(link))
+        .filter(|link| matches!(link.is_active(), Ok(true)))
+        .filter_map(|link| optional("far end of an NVLink", link.remote_pci_info()))
+        .map(|pci| address(&pci))
+        .collect()
 }
 
 fn address(pci: &PciInfo) -> Address {

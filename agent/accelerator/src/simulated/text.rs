@@ -18,9 +18,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<SimulatedDevice>, SpecError> {
 fn group(part: &str) -> Result<(u32, SimulatedDevice), SpecError> {
     let part = part.trim();
     let refused = |reason| SpecError::Group { part: part.to_owned(), reason };
-    let (count, model) = match part.split_once('x') {
-        Some((count, model)) if count.bytes().all(|b| b.is_ascii_digit()) && !count.is_empty() => {
-            (count.parse().map_err(|_| refused("the count is too large"))?, model)
+    let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = part.split_at(digits);
+    let (count, model) = match rest.strip_prefix(['x', 'X']) {
+        Some(model) if digits > 0 => {
+            (number.parse().map_err(|_| refused("the count is too large"))?, model)
         }
         _ => (1, part),
     };
@@ -70,6 +72,8 @@ mod tests {
         assert_eq!(models, [a100, a100, a100, a100, "T4-16GB", "T4-16GB", "MyCard-24GiB"]);
         let counts: Vec<_> = devices.iter().map(|device| device.multiprocessors).collect();
         assert_eq!(counts[3..], [Some(108), Some(40), Some(40), None]);
+        assert_eq!(parse("2XT4-16GB"), parse("2xT4-16GB"));
+        assert_eq!(parse("6x8x-8GB").unwrap()[5].model, "8x-8GB");
     }
 
     #[test]

@@ -171,3 +171,17 @@ fn a_device_that_needs_a_reset_says_so() {
     assert_eq!(rig.reason(0).unwrap(), "the device needs a reset");
     assert_eq!(rig.unhealthy(), [0]);
 }
+
+#[test]
+fn a_device_that_does_not_tell_its_memory_is_listed_and_gets_nothing() {
+    let mut config = fgpu_testkit::nvml::config::Config::with_devices(h100s(2));
+    let call = "nvmlDeviceGetMemoryInfo".to_owned();
+    config.errors.push(CallError { call, device: Some(1), error: 3 });
+
+    let rig = Rig::with(config);
+
+    assert_eq!(rig.unhealthy(), [1]);
+    let reason = rig.reason(1).unwrap();
+    assert!(reason.contains("does not tell its memory"), "{reason}");
+    assert_eq!(rig.devices()[1].memory, MemoryBytes::ZERO);
+}

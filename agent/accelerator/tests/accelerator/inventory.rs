@@ -144,10 +144,27 @@ fn devices_behind_nvswitches_are_peers_of_each_other() {
         device.nvlinks = vec![NvLink { active: true, remote }];
     }
 
-    let rig = Rig::with(config);
+    let mut rig = Rig::with(config);
 
     let peers: Vec<_> = rig.devices().into_iter().map(|device| device.nvlink_peers).collect();
     assert_eq!(peers, [vec![rig.uuid(1)], vec![rig.uuid(0)], vec![]]);
+    rig.change(|config| *config = config.clone().with_error("nvmlDeviceGetP2PStatus", 3));
+    let unproven = rig.devices();
+    assert!(unproven.iter().all(|device| device.nvlink_peers.is_empty()), "not told, not assumed");
+}
+
+#[test]
+fn a_link_may_stand_behind_one_that_is_not_there() {
+    let mut config = Config::with_devices(h100s(2));
+    config.link_all(&[0, 1]);
+    for (device, other) in [(0, 1), (1, 0)] {
+        let down = NvLink { active: false, remote: Remote::Device(other) };
+        config.devices[device].nvlinks.insert(0, down);
+    }
+
+    let rig = Rig::with(config);
+
+    assert_eq!(rig.devices()[0].nvlink_peers, [rig.uuid(1)]);
 }
 
 #[test]

@@ -56,6 +56,26 @@ fn the_driver_s_own_refusals_are_told_apart() {
 }
 
 #[test]
+fn a_driver_without_a_function_that_is_needed_is_too_old() {
+    let fake = FakeNvml::new(&Config::with_devices(h100s(1)));
+    // The name goes, so the loader does not find the function.
+    let mut library = std::fs::read(fake.library()).unwrap();
+    let name = b"nvmlDeviceGetMemoryInfo_v2\0";
+    let places: Vec<_> =
+        (0..library.len() - name.len()).filter(|at| library[*at..].starts_with(name)).collect();
+    assert!(!places.is_empty(), "the name is in the library");
+    for at in places {
+        library[at] = b'x';
+    }
+    std::fs::write(fake.library(), library).unwrap();
+
+    let error = refused(fake.library());
+
+    assert!(matches!(error, AcceleratorError::DriverTooOld { needed: 510, .. }), "{error:?}");
+    assert!(error.to_string().contains("570.124.06"), "{error}");
+}
+
+#[test]
 fn a_driver_without_devices_opens_unless_devices_are_wanted() {
     let fake = FakeNvml::new(&Config::default());
     let config = || NvmlConfig { library: Some(fake.library()), ..NvmlConfig::default() };

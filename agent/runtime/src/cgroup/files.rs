@@ -16,10 +16,7 @@ fn collect(folder: &Path, found: &mut Vec<u32>) {
     let listed = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
     // 0 stands for a process of another PID namespace: not ours to see.
     found.extend(
-        listed
-            .lines()
-            .filter_map(|line| line.trim().parse::<u32>().ok())
-            .filter(|pid| *pid != 0),
+        listed.lines().filter_map(|line| line.trim().parse::<u32>().ok()).filter(|pid| *pid != 0),
     );
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
@@ -48,4 +45,15 @@ pub(super) fn remove_empty(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Names of the cgroups directly below the one at `folder`, sorted.
+pub(super) fn names_below(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }

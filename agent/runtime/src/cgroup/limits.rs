@@ -52,9 +52,7 @@ pub(super) fn apply(cgroup: &Cgroup, path: &str, limits: &Limits) -> Result<(), 
         .map_err(|source| refused("set the pids limit", path, source))?;
     if let Some(cores) = &limits.cpuset {
         let cpuset: &CpuSetController = controller(cgroup, path, "cpuset")?;
-        cpuset
-            .set_cpus(cores)
-            .map_err(|source| refused("set the cores", path, source))?;
+        cpuset.set_cpus(cores).map_err(|source| refused("set the cores", path, source))?;
     }
     Ok(())
 }
@@ -100,17 +98,11 @@ fn apply_memory(cgroup: &Cgroup, path: &str, bytes: Option<u64>) -> Result<(), C
 
 pub(super) fn read(cgroup: &Cgroup, path: &str) -> Result<CgroupReading, CgroupError> {
     let cpu: &CpuController = controller(cgroup, path, "cpu")?;
-    let quota = cpu
-        .cfs_quota()
-        .map_err(|source| refused("read the CPU limit", path, source))?;
-    let period = cpu
-        .cfs_period()
-        .map_err(|source| refused("read the CPU limit", path, source))?;
+    let quota = cpu.cfs_quota().map_err(|source| refused("read the CPU limit", path, source))?;
+    let period = cpu.cfs_period().map_err(|source| refused("read the CPU limit", path, source))?;
     let memory: &MemController = controller(cgroup, path, "memory")?;
     let pids: &PidController = controller(cgroup, path, "pids")?;
-    let pids = pids
-        .get_pid_max()
-        .map_err(|source| refused("read the pids limit", path, source))?;
+    let pids = pids.get_pid_max().map_err(|source| refused("read the pids limit", path, source))?;
     let memory_bytes = limited(memory.memory_stat().limit_in_bytes);
     Ok(CgroupReading {
         cpu_milli: u64::try_from(quota)
@@ -145,18 +137,12 @@ pub(super) fn usage(cgroup: &Cgroup) -> CgroupUsage {
             .and_then(|cpu| keyed(&cpu.cpu().stat, "usage_usec"))
             .map_or(0, |micros| micros.saturating_mul(1_000)),
     };
-    let memory_bytes = cgroup
-        .controller_of::<MemController>()
-        .map_or(0, memory_in_use);
+    let memory_bytes = cgroup.controller_of::<MemController>().map_or(0, memory_in_use);
     let pids = cgroup
         .controller_of::<PidController>()
         .and_then(|pids| pids.get_pid_current().ok())
         .unwrap_or(0);
-    CgroupUsage {
-        cpu_ns,
-        memory_bytes,
-        pids,
-    }
+    CgroupUsage { cpu_ns, memory_bytes, pids }
 }
 
 fn memory_in_use(memory: &MemController) -> u64 {
@@ -164,9 +150,8 @@ fn memory_in_use(memory: &MemController) -> u64 {
         true => "inactive_file",
         false => "total_inactive_file",
     };
-    let droppable = read_file(memory.path(), "memory.stat")
-        .and_then(|stat| keyed(&stat, key))
-        .unwrap_or(0);
+    let droppable =
+        read_file(memory.path(), "memory.stat").and_then(|stat| keyed(&stat, key)).unwrap_or(0);
     memory.memory_stat().usage_in_bytes.saturating_sub(droppable)
 }
 
@@ -178,9 +163,7 @@ pub(super) fn oom_kills(cgroup: &Cgroup) -> u64 {
         true => "memory.events",
         false => "memory.oom_control",
     };
-    read_file(memory.path(), file)
-        .and_then(|text| keyed(&text, "oom_kill"))
-        .unwrap_or(0)
+    read_file(memory.path(), file).and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0)
 }
 
 /// The number after `key` in a file of lines `key number`.
@@ -218,10 +201,7 @@ where
 }
 
 fn missing(controller: &'static str, path: &str) -> CgroupError {
-    CgroupError::NoController {
-        controller,
-        path: path.to_owned(),
-    }
+    CgroupError::NoController { controller, path: path.to_owned() }
 }
 
 #[cfg(test)]
@@ -305,24 +285,14 @@ mod tests {
         ] {
             std::fs::write(at.join(name), text).unwrap();
         }
-        assert_eq!(
-            usage(&cgroup),
-            CgroupUsage {
-                cpu_ns: 12_000,
-                memory_bytes: 700,
-                pids: 5
-            }
-        );
+        assert_eq!(usage(&cgroup), CgroupUsage { cpu_ns: 12_000, memory_bytes: 700, pids: 5 });
         assert_eq!(oom_kills(&cgroup), 2);
     }
 
     #[test]
     fn a_limit_without_its_controller_is_an_error() {
         let cgroup = Cgroup::default();
-        let limits = Limits {
-            memory_bytes: Some(64 << 20),
-            ..Limits::default()
-        };
+        let limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
         assert!(matches!(
             apply(&cgroup, "s1", &limits),
             Err(CgroupError::NoController { controller: "memory", .. })

@@ -35,6 +35,8 @@ const HELPERS: &str = "_helpers";
 /// How often removing or killing is tried, and how long apart: 2 seconds in all.
 const TRIES: u32 = 100;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// How often making a cgroup is tried again.
+const TRIES_AGAINST_REMOVAL: u32 = 5;
 
 /// Why a cgroup could not be made, read or limited.
 #[derive(Debug, thiserror::Error)]
@@ -94,11 +96,7 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::NoHierarchy`].
     pub fn detect(root: &str, driver: CgroupDriver) -> Result<Self, CgroupError> {
-        Ok(Self {
-            tree: Tree::detect()?,
-            root: root.to_owned(),
-            driver,
-        })
+        Ok(Self { tree: Tree::detect()?, root: root.to_owned(), driver })
     }
 
     /// Version of the hierarchy.
@@ -136,8 +134,7 @@ impl Cgroups {
         }
         let path = self.relative(session);
         let cgroup = self.tree.load(&path);
-        cgroup
-            .create()
+        against_removal(|| cgroup.create())
             .map_err(|source| refused("make the folders", &path, source))?;
         limits::apply(&cgroup, &path, limits)
     }
@@ -166,6 +163,17 @@ impl Cgroups {
         files::processes_below(&self.tree.process_folder(&self.relative(session)))
     }
 
+    /// The sessions that have a cgroup, sorted: those without a container are left from a crash
+    /// and may be removed. Empty where systemd manages cgroups, which cleans up by itself.
+    pub fn sessions(&self) -> Vec<String> {
+        if self.driver == CgroupDriver::Systemd {
+            return Vec::new();
+        }
+        let mut found = files::names_below(&self.tree.process_folder(&self.root));
+        found.retain(|name| name != HELPERS);
+        found
+    }
+
     /// Says whether the cgroup of a session is there in any hierarchy.
     pub fn exists(&self, session: &str) -> bool {
         let path = self.relative(session);
@@ -192,10 +200,10 @@ impl Cgroups {
     pub fn add_helper(&self, pid: u32) -> Result<(), CgroupError> {
         let path = self.relative(HELPERS);
         let cgroup = self.tree.load(&path);
-        cgroup
-            .create()
-            .and_then(|()| cgroup.add_task_by_tgid(u64::from(pid).into()))
-            .map_err(|source| refused("add a process", &path, source))
+        against_removal(|| {
+            cgroup.create().and_then(|()| cgroup.add_task_by_tgid(u64::from(pid).into()))
+        })
+        .map_err(|source| refused("add a process", &path, source))
     }
 
     /// Kills all processes of a session and waits until they are gone.
@@ -235,13 +243,25 @@ impl Cgroups {
         for folder in self.tree.folders(&path) {
             self.remove_folder(&folder, &path)?;
         }
-        for path in [self.relative(HELPERS), self.root.clone()] {
-            for folder in self.tree.folders(&path) {
-                // In use by others: it stays.
-                let _ = std::fs::remove_dir(folder);
-            }
-        }
+        self.remove_root();
         Ok(())
+    }
+
+    /// Removes the cgroup of all sessions, and that of helpers, once no session is left.
+    fn remove_root(&self) {
+        for _ in 0..TRIES {
+            let paths = [self.relative(HELPERS), self.root.clone()];
+            let mut folders = paths.iter().flat_map(|path| self.tree.folders(path));
+            let left = folders.any(|folder| match std::fs::remove_dir(folder) {
+                Ok(()) => false,
+                Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+            });
+            if !left || !self.sessions().is_empty() {
+                return;
+            }
+            // The last helper is about to end.
+            std::thread::sleep(BETWEEN_TRIES);
+        }
     }
 
     fn remove_folder(&self, folder: &std::path::Path, path: &str) -> Result<(), CgroupError> {
@@ -252,20 +272,13 @@ impl Cgroups {
             // A process that has just ended still counts for a moment.
             std::thread::sleep(BETWEEN_TRIES);
         }
-        Err(CgroupError::Busy {
-            path: path.to_owned(),
-            processes: files::processes_below(folder),
-        })
+        Err(CgroupError::Busy { path: path.to_owned(), processes: files::processes_below(folder) })
     }
 
     fn relative(&self, session: &str) -> String {
         match self.driver {
             CgroupDriver::Systemd => {
-                format!(
-                    "{}.slice/{}",
-                    escape_unit(&self.root),
-                    slice_of(&self.root, session)
-                )
+                format!("{}.slice/{}", escape_unit(&self.root), slice_of(&self.root, session))
             }
             CgroupDriver::Cgroupfs | CgroupDriver::None => format!("{}/{session}", self.root),
         }
@@ -283,6 +296,19 @@ pub fn processes_around(pid: u32) -> Vec<u32> {
     if found.is_empty() { vec![pid] } else { found }
 }
 
+/// Tries again what fails when another session's end removes an empty parent in between.
+fn against_removal(
+    act: impl Fn() -> cgroups_rs::fs::error::Result<()>,
+) -> cgroups_rs::fs::error::Result<()> {
+    for _ in 0..TRIES_AGAINST_REMOVAL {
+        if act().is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+    }
+    act()
+}
+
 fn kill_process(pid: u32) {
     let Ok(number) = i32::try_from(pid) else {
         return;
@@ -293,16 +319,8 @@ fn kill_process(pid: u32) {
     }
 }
 
-fn refused(
-    doing: &'static str,
-    path: &str,
-    source: cgroups_rs::fs::error::Error,
-) -> CgroupError {
-    CgroupError::Refused {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
+fn refused(doing: &'static str, path: &str, source: cgroups_rs::fs::error::Error) -> CgroupError {
+    CgroupError::Refused { doing, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -310,33 +328,26 @@ mod tests {
     use super::*;
 
     fn at(driver: CgroupDriver) -> Cgroups {
-        Cgroups {
-            tree: Tree::unified("/nowhere".into()),
-            root: "fgpu".to_owned(),
-            driver,
-        }
+        Cgroups { tree: Tree::unified("/nowhere".into()), root: "fgpu".to_owned(), driver }
     }
 
     #[test]
     fn the_parent_is_a_path_or_a_slice() {
         assert_eq!(at(CgroupDriver::Cgroupfs).parent("s1"), "/fgpu/s1");
         assert_eq!(at(CgroupDriver::Systemd).parent("s1"), "fgpu-s1.slice");
-        assert_eq!(
-            at(CgroupDriver::Systemd).relative("s1"),
-            "fgpu.slice/fgpu-s1.slice"
-        );
+        assert_eq!(at(CgroupDriver::Systemd).relative("s1"), "fgpu.slice/fgpu-s1.slice");
     }
 
     #[test]
     fn removing_takes_the_empty_parents_and_leaves_those_in_use() {
         let folder = tempfile::tempdir().unwrap();
-        let cgroups = Cgroups {
-            tree: Tree::unified(folder.path().to_owned()),
-            ..at(CgroupDriver::Cgroupfs)
-        };
+        let cgroups =
+            Cgroups { tree: Tree::unified(folder.path().to_owned()), ..at(CgroupDriver::Cgroupfs) };
         let root = folder.path().join("fgpu");
         std::fs::create_dir_all(root.join("s1/below")).unwrap();
         std::fs::create_dir_all(root.join("s2")).unwrap();
+        std::fs::create_dir_all(root.join(HELPERS)).unwrap();
+        assert_eq!(cgroups.sessions(), ["s1", "s2"]);
 
         cgroups.remove("s1").unwrap();
         assert!(!root.join("s1").exists());

@@ -13,9 +13,8 @@ pub fn slice_of(root: &str, session: &str) -> String {
 pub fn escape_unit(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for (at, byte) in text.bytes().enumerate() {
-        let kept = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'_' | b':')
-            || (byte == b'.' && at > 0);
+        let kept =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':') || (byte == b'.' && at > 0);
         if kept {
             escaped.push(char::from(byte));
         } else {

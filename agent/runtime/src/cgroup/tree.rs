@@ -43,11 +43,7 @@ pub(super) struct Mounted {
 impl Tree {
     pub(super) fn detect() -> Result<Self, CgroupError> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|source| {
-            CgroupError::Io {
-                doing: "read",
-                path: "/proc/self/mountinfo".into(),
-                source,
-            }
+            CgroupError::Io { doing: "read", path: "/proc/self/mountinfo".into(), source }
         })?;
         Self::from_mountinfo(&mounts).ok_or(CgroupError::NoHierarchy)
     }
@@ -59,16 +55,12 @@ impl Tree {
 
     fn from_mountinfo(text: &str) -> Option<Self> {
         let mounted: Vec<_> = text.lines().filter_map(Mounted::parse).collect();
-        let all_in_one = mounted
-            .iter()
-            .any(|each| each.unified && each.point == Path::new(UNIFIED));
+        let all_in_one =
+            mounted.iter().any(|each| each.unified && each.point == Path::new(UNIFIED));
         if all_in_one {
             return Some(Self::V2(UNIFIED.into()));
         }
-        mounted
-            .iter()
-            .any(|each| !each.unified)
-            .then_some(Self::V1(mounted))
+        mounted.iter().any(|each| !each.unified).then_some(Self::V1(mounted))
     }
 
     pub(super) fn version(&self) -> CgroupVersion {
@@ -110,6 +102,7 @@ impl Tree {
         Some(self.process_mount().join(path.trim_start_matches('/')))
     }
 
+    /// Says whether a session's limits can be set here; if not, why.
     pub(super) fn check_writable(&self) -> Result<(), String> {
         for folder in self.folders("") {
             // Says no to root, too, where the tree is mounted read-only as in most containers.
@@ -121,7 +114,20 @@ impl Tree {
                 ));
             }
         }
-        Ok(())
+        match self.missing_controller() {
+            Some(name) => Err(format!("the kernel offers no cgroup controller `{name}` here")),
+            None => Ok(()),
+        }
+    }
+
+    /// The first controller that limits need and that is not there.
+    fn missing_controller(&self) -> Option<&'static str> {
+        let has = |name: &str| match self {
+            Self::V1(mounted) => mounted.iter().any(|each| each.has(name)),
+            Self::V2(root) => std::fs::read_to_string(root.join("cgroup.controllers"))
+                .is_ok_and(|text| text.split_whitespace().any(|each| each == name)),
+        };
+        ["cpu", "memory", "pids"].into_iter().find(|name| !has(name))
     }
 
     /// The tree of version 1 that every process of ours is in: one that limits them.
@@ -241,10 +247,7 @@ mod tests {
     fn trees_beside_a_version_2_one_are_version_1() {
         let tree = Tree::from_mountinfo(HYBRID).unwrap();
         assert_eq!(tree.version(), CgroupVersion::V1);
-        assert_eq!(
-            tree.process_folder("fgpu/s1"),
-            Path::new("/sys/fs/cgroup/pids/fgpu/s1")
-        );
+        assert_eq!(tree.process_folder("fgpu/s1"), Path::new("/sys/fs/cgroup/pids/fgpu/s1"));
         assert_eq!(tree.folders("fgpu").len(), 3);
     }
 
@@ -252,10 +255,7 @@ mod tests {
     fn one_tree_at_the_usual_place_is_version_2() {
         let tree = Tree::from_mountinfo(UNIFIED_ONLY).unwrap();
         assert_eq!(tree, Tree::V2(UNIFIED.into()));
-        assert_eq!(
-            tree.process_folder("fgpu/s1"),
-            Path::new("/sys/fs/cgroup/fgpu/s1")
-        );
+        assert_eq!(tree.process_folder("fgpu/s1"), Path::new("/sys/fs/cgroup/fgpu/s1"));
     }
 
     #[test]
@@ -270,6 +270,18 @@ mod tests {
         assert_eq!(path_in_hierarchy(text, "pids"), Some("/b:c"));
         assert_eq!(path_in_hierarchy(text, ""), Some("/d"));
         assert_eq!(path_in_hierarchy(text, "memory"), None);
+    }
+
+    #[test]
+    fn a_tree_without_a_needed_controller_cannot_hold_limits() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = Tree::unified(folder.path().to_owned());
+        let offer = |names: &str| {
+            std::fs::write(folder.path().join("cgroup.controllers"), names).unwrap();
+            tree.check_writable()
+        };
+        assert_eq!(offer("cpuset cpu io memory pids\n"), Ok(()));
+        assert!(offer("cpuset cpu io pids\n").unwrap_err().contains("memory"));
     }
 
     #[test]

@@ -11,15 +11,8 @@ use crate::cgroup::DEFAULT_ROOT;
 ///
 /// A container that runs as another user has none of them in effect, and cannot get any: new
 /// privileges are always forbidden.
-pub const DEFAULT_CAPABILITIES: [&str; 7] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETGID",
-    "SETUID",
-];
+pub const DEFAULT_CAPABILITIES: [&str; 7] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
 
 /// Settings of the Docker runtime.
 ///

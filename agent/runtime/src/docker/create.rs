@@ -64,9 +64,7 @@ fn host(
     let limits = &spec.limits;
     let memory = limits.memory_bytes.map(signed);
     Ok(HostConfig {
-        nano_cpus: limits
-            .cpu_milli
-            .map(|milli| signed(milli.saturating_mul(NANO_CPUS_PER_MILLI))),
+        nano_cpus: limits.cpu_milli.map(|milli| signed(milli.saturating_mul(NANO_CPUS_PER_MILLI))),
         memory,
         // Memory and swap together: the same number leaves no swap.
         memory_swap: memory,
@@ -106,9 +104,7 @@ fn environment(spec: &ContainerSpec) -> Vec<String> {
         }
     };
     env.insert(VISIBLE_DEVICES.to_owned(), devices);
-    env.iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    env.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 fn device_request(gpu: &GpuAttachment) -> Option<DeviceRequest> {
@@ -238,13 +234,8 @@ pub(super) fn error(error: EngineError, spec: &ContainerSpec) -> RuntimeError {
     };
     let lower = message.to_lowercase();
     match status {
-        404 if lower.contains("image") => RuntimeError::ImageNotFound {
-            image: spec.image.clone(),
-        },
-        409 => RuntimeError::NameInUse {
-            name: spec.name.clone(),
-            by: message,
-        },
+        404 if lower.contains("image") => RuntimeError::ImageNotFound { image: spec.image.clone() },
+        409 => RuntimeError::NameInUse { name: spec.name.clone(), by: message },
         400 if lower.contains("cpus") || lower.contains("memory limit") => {
             RuntimeError::invalid("limits", message)
         }
@@ -270,11 +261,12 @@ pub(super) fn start_error(error: EngineError, found: &ContainerInspectResponse) 
     if status == 404 && says(&["no such container"]) {
         return RuntimeError::NoSuchContainer { id };
     }
-    if says(&["port is already allocated", "address already in use", "cannot assign requested address"]) {
-        return RuntimeError::PortUnavailable {
-            id,
-            reason: message,
-        };
+    if says(&[
+        "port is already allocated",
+        "address already in use",
+        "cannot assign requested address",
+    ]) {
+        return RuntimeError::PortUnavailable { id, reason: message };
     }
     if says(&["executable file not found", "exec: "]) {
         return RuntimeError::CommandNotFound {
@@ -282,10 +274,7 @@ pub(super) fn start_error(error: EngineError, found: &ContainerInspectResponse) 
             reason: message,
         };
     }
-    RuntimeError::StartFailed {
-        id,
-        reason: message,
-    }
+    RuntimeError::StartFailed { id, reason: message }
 }
 
 #[cfg(test)]

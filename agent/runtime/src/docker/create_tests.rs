@@ -23,10 +23,7 @@ fn info(cgroup_driver: CgroupDriver) -> RuntimeInfo {
 }
 
 fn made(change: impl FnOnce(&mut ContainerSpec)) -> Result<ContainerCreateBody, RuntimeError> {
-    let owner = Owner {
-        cluster: "c1".to_owned(),
-        node: "n1".to_owned(),
-    };
+    let owner = Owner { cluster: "c1".to_owned(), node: "n1".to_owned() };
     let mut spec = ContainerSpec::new("fgpu-s1", "busybox", "s1");
     change(&mut spec);
     let config = DockerConfig {
@@ -56,10 +53,7 @@ fn visible(gpu: GpuAttachment) -> String {
 fn a_container_is_hardened_by_default() {
     let host = host_of(|_| ());
     assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
-    assert_eq!(
-        host.security_opt,
-        Some(vec!["no-new-privileges:true".to_owned()])
-    );
+    assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
     assert_eq!(host.privileged, Some(false));
     assert_eq!(host.ipc_mode.as_deref(), Some("private"));
     assert_eq!((host.pid_mode, host.network_mode), (None, None));
@@ -75,10 +69,7 @@ fn asking_for_all_devices_gives_those_of_the_slice() {
     let uuids = || vec!["GPU-1".to_owned(), "GPU-2".to_owned()];
     assert_eq!(visible(GpuAttachment::None), "NVIDIA_VISIBLE_DEVICES=void");
     let names = vec!["nvidia.com/gpu=0".to_owned()];
-    assert_eq!(
-        visible(GpuAttachment::Cdi { names }),
-        "NVIDIA_VISIBLE_DEVICES=void"
-    );
+    assert_eq!(visible(GpuAttachment::Cdi { names }), "NVIDIA_VISIBLE_DEVICES=void");
     for gpu in [
         GpuAttachment::NvidiaRuntime { uuids: uuids() },
         GpuAttachment::DeviceRequest { uuids: uuids() },
@@ -90,11 +81,7 @@ fn asking_for_all_devices_gives_those_of_the_slice() {
 #[test]
 fn each_attachment_asks_the_engine_in_its_own_way() {
     let names = vec!["nvidia.com/gpu=0".to_owned()];
-    let cdi = host_of(|spec| {
-        spec.gpu = GpuAttachment::Cdi {
-            names: names.clone(),
-        }
-    });
+    let cdi = host_of(|spec| spec.gpu = GpuAttachment::Cdi { names: names.clone() });
     let request = cdi.device_requests.unwrap().remove(0);
     assert_eq!(request.driver.as_deref(), Some("cdi"));
     assert_eq!(request.device_ids, Some(names));
@@ -144,11 +131,8 @@ fn a_mount_that_shows_an_engines_socket_is_refused() {
     std::os::unix::fs::symlink("/run", &link).unwrap();
     let with = |source: &Path, target: &str| {
         made(|spec| {
-            spec.mounts = vec![Mount {
-                source: source.to_owned(),
-                target: target.into(),
-                read_only: true,
-            }];
+            spec.mounts =
+                vec![Mount { source: source.to_owned(), target: target.into(), read_only: true }];
         })
     };
     for bad in ["/", "/var/run", "/var", "/run", "/var/run/docker.sock", "/srv/engine"] {

@@ -59,10 +59,8 @@ pub(super) async fn find(
     config: &Path,
     image: &ImageReference,
 ) -> Result<Option<DockerCredentials>, RuntimeError> {
-    let fault = |reason: String| RuntimeError::Credentials {
-        registry: image.registry.clone(),
-        reason,
-    };
+    let fault =
+        |reason: String| RuntimeError::Credentials { registry: image.registry.clone(), reason };
     let text = match tokio::fs::read_to_string(config).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|error| fault(format!("{}: {error}", config.display())))?,
@@ -80,7 +78,11 @@ pub(super) async fn find(
     let own = keys.iter().find_map(|key| file.cred_helpers.get(key));
     let helper = own.filter(|name| !name.is_empty()).or(Some(&file.creds_store));
     if let Some(name) = helper.filter(|name| !name.is_empty()) {
-        let found = from_helper(name, &keys[0]).await.map_err(&fault)?;
+        if name.contains('/') {
+            return Err(fault(format!("`{name}` is not the name of a credential helper")));
+        }
+        let program = format!("docker-credential-{name}");
+        let found = from_helper(&program, &keys[0]).await.map_err(&fault)?;
         if found.is_some() {
             return Ok(found);
         }
@@ -94,14 +96,11 @@ pub(super) async fn find(
 fn from_file(auth: &Auth, server: &str) -> Result<Option<DockerCredentials>, String> {
     let (mut username, mut password) = (auth.username.clone(), auth.password.clone());
     if !auth.auth.is_empty() {
-        let decoded = STANDARD
-            .decode(auth.auth.trim())
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok());
+        let decoded =
+            STANDARD.decode(auth.auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let decoded = decoded.ok_or("its `auth` is not base64 of user:password")?;
-        let (user, secret) = decoded
-            .split_once(':')
-            .ok_or("its `auth` is not base64 of user:password")?;
+        let (user, secret) =
+            decoded.split_once(':').ok_or("its `auth` is not base64 of user:password")?;
         // Docker pads the password with zero bytes.
         username = user.to_owned();
         password = secret.trim_end_matches('\0').to_owned();
@@ -116,18 +115,13 @@ fn from_file(auth: &Auth, server: &str) -> Result<Option<DockerCredentials>, Str
         ..DockerCredentials::default()
     };
     // An entry without any secret only says that a helper holds it.
-    let any = found.username.is_some()
-        || found.identitytoken.is_some()
-        || found.registrytoken.is_some();
+    let any =
+        found.username.is_some() || found.identitytoken.is_some() || found.registrytoken.is_some();
     Ok(any.then_some(found))
 }
 
-async fn from_helper(name: &str, server: &str) -> Result<Option<DockerCredentials>, String> {
-    let program = format!("docker-credential-{name}");
-    if name.contains('/') {
-        return Err(format!("`{program}` is not the name of a program"));
-    }
-    let mut child = tokio::process::Command::new(&program)
+async fn from_helper(program: &str, server: &str) -> Result<Option<DockerCredentials>, String> {
+    let mut child = tokio::process::Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -227,5 +221,39 @@ mod tests {
         let config = r#"{"credHelpers":{"r.io":"fgpu-absent"}}"#;
         let error = found(config, "r.io/a").await.unwrap_err().to_string();
         assert!(error.contains("docker-credential-fgpu-absent"), "{error}");
+    }
+
+    /// What a helper answers for the server it is asked about.
+    async fn answered(script: &str) -> Result<Option<DockerCredentials>, String> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("helper");
+        // Renamed when it is closed: one that is open for writing cannot be run.
+        let draft = folder.path().join("draft");
+        std::fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(&draft, &path).unwrap();
+        from_helper(&path.to_string_lossy(), "r.io").await
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_asked_for_the_server_and_gives_a_password_or_a_token() {
+        let script = r#"[ "$1" = get ] && echo "{\"Username\":\"me\",\"Secret\":\"for $(cat)\"}""#;
+        let found = answered(script).await.unwrap().unwrap();
+        assert_eq!(found.username.as_deref(), Some("me"));
+        assert_eq!(found.password.as_deref(), Some("for r.io"));
+
+        let script = r#"cat >/dev/null; echo '{"Username":"<token>","Secret":"t"}'"#;
+        let found = answered(script).await.unwrap().unwrap();
+        assert_eq!((found.username, found.identitytoken.as_deref()), (None, Some("t")));
+    }
+
+    #[tokio::test]
+    async fn a_helper_without_credentials_is_not_an_error_but_a_broken_one_is() {
+        let none = "echo 'credentials not found in native keychain'; exit 1";
+        assert!(answered(none).await.unwrap().is_none());
+        assert!(answered("echo locked; exit 1").await.unwrap_err().contains("locked"));
+        let leaks = answered("echo '{\"Secret\":\"s3cret\"}'").await.unwrap_err();
+        assert!(!leaks.contains("s3cret"), "{leaks}");
     }
 }

@@ -67,6 +67,11 @@ impl Engine {
         })
     }
 
+    /// Says whether the engine is the one that answered last, as far as we know.
+    pub(super) fn is_known(&self) -> bool {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     pub(super) fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
@@ -75,12 +80,9 @@ impl Engine {
     pub(super) async fn client(&self) -> Result<Docker, RuntimeError> {
         let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
         let version = known.as_ref().unwrap_or(API_DEFAULT_VERSION);
-        let docker = Docker::connect_with_unix(
-            &self.socket.to_string_lossy(),
-            LIBRARY_TIMEOUT_S,
-            version,
-        )
-        .map_err(|error| self.unavailable(error))?;
+        let docker =
+            Docker::connect_with_unix(&self.socket.to_string_lossy(), LIBRARY_TIMEOUT_S, version)
+                .map_err(|error| self.unavailable(error))?;
         if known.is_some() {
             return Ok(docker);
         }
@@ -138,23 +140,16 @@ impl Engine {
     pub(super) fn failed(&self, error: bollard::errors::Error) -> EngineError {
         use bollard::errors::Error as Library;
         match error {
-            Library::DockerResponseServerError {
-                status_code,
-                message,
-            } => {
+            Library::DockerResponseServerError { status_code, message } => {
                 if status_code == 400 && message.contains("client version") {
                     // The engine was replaced by an older one.
                     self.remember(None);
                 }
-                EngineError::Answered {
-                    status: status_code,
-                    message,
-                }
+                EngineError::Answered { status: status_code, message }
             }
-            Library::DockerStreamError { error } => EngineError::Answered {
-                status: 0,
-                message: error,
-            },
+            Library::DockerStreamError { error } => {
+                EngineError::Answered { status: 0, message: error }
+            }
             Library::JsonDataError { message, .. } => EngineError::Answered {
                 status: 0,
                 message: format!("answer not understood: {message}"),
@@ -169,10 +164,7 @@ impl Engine {
 
     fn gone(&self, source: impl Into<Cause>) -> EngineError {
         self.remember(None);
-        EngineError::Unavailable {
-            endpoint: self.endpoint(),
-            source: source.into(),
-        }
+        EngineError::Unavailable { endpoint: self.endpoint(), source: source.into() }
     }
 
     fn unavailable(&self, source: impl Into<Cause>) -> RuntimeError {
@@ -191,11 +183,9 @@ impl EngineError {
             Self::Unavailable { endpoint, source } => {
                 RuntimeError::EngineUnavailable { endpoint, source }
             }
-            Self::Answered { status, message } => RuntimeError::EngineFailed {
-                doing,
-                status,
-                reason: message.trim().to_owned(),
-            },
+            Self::Answered { status, message } => {
+                RuntimeError::EngineFailed { doing, status, reason: message.trim().to_owned() }
+            }
             Self::Other(error) => error,
         }
     }
@@ -222,14 +212,8 @@ mod tests {
     use crate::Owner;
 
     fn engine(endpoint: &str) -> Result<Engine, RuntimeError> {
-        let owner = Owner {
-            cluster: "c".to_owned(),
-            node: "n".to_owned(),
-        };
-        Engine::new(&DockerConfig {
-            endpoint: endpoint.to_owned(),
-            ..DockerConfig::new(owner)
-        })
+        let owner = Owner { cluster: "c".to_owned(), node: "n".to_owned() };
+        Engine::new(&DockerConfig { endpoint: endpoint.to_owned(), ..DockerConfig::new(owner) })
     }
 
     #[test]
@@ -240,6 +224,13 @@ mod tests {
         for bad in ["tcp://1.2.3.4:2375", "d.sock", "", "unix://d.sock"] {
             assert!(engine(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_hung_engine_is_known_within_15_seconds() {
+        let deadline = engine("/run/d.sock").unwrap().call_deadline;
+        // A call may begin just after a sign of life came.
+        assert!(BETWEEN_SIGNS + deadline <= Duration::from_secs(15));
     }
 
     #[tokio::test]

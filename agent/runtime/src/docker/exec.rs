@@ -14,9 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::engine::{Engine, EngineError};
 use super::streams::chunk;
-use crate::{
-    Container, ExecResizer, ExecSession, ExecSpec, LogChunk, RuntimeError,
-};
+use crate::{Container, ExecResizer, ExecSession, ExecSpec, LogChunk, RuntimeError};
 
 /// Pieces of input or output held for a slow side.
 const PIECES_AHEAD: usize = 64;
@@ -44,10 +42,7 @@ pub(super) async fn exec(
     let docker = engine.client().await?;
     let made = engine.within(docker.create_exec(id, options(spec))).await;
     let exec = made.map_err(|error| error.of_container("run a command in", id))?.id;
-    let start = StartExecOptions {
-        tty,
-        ..StartExecOptions::default()
-    };
+    let start = StartExecOptions { tty, ..StartExecOptions::default() };
     let started = engine.within(docker.start_exec(&exec, Some(start))).await;
     let (output, input) = match started {
         Ok(StartExecResults::Attached { output, input }) => (output, input),
@@ -73,11 +68,7 @@ pub(super) async fn exec(
     Ok(ExecSession {
         stdin: stdin.then(|| feed(input, tty)),
         output: Box::pin(ReceiverStream::new(pieces)),
-        resizer: Box::new(Resizer {
-            engine: engine.clone(),
-            exec,
-            tty,
-        }),
+        resizer: Box::new(Resizer { engine: engine.clone(), exec, tty }),
         exit,
     })
 }
@@ -88,12 +79,7 @@ fn options(spec: ExecSpec) -> CreateExecOptions<String> {
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         tty: Some(spec.tty),
-        env: Some(
-            spec.env
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-        ),
+        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         cmd: Some(spec.command),
         user: spec.user,
         working_dir: spec.workdir,
@@ -104,10 +90,7 @@ fn options(spec: ExecSpec) -> CreateExecOptions<String> {
 fn not_started(error: EngineError, id: &str, command: String) -> RuntimeError {
     match error {
         EngineError::Answered { message, .. } if message.contains("executable file not found") => {
-            RuntimeError::CommandNotFound {
-                command,
-                reason: message,
-            }
+            RuntimeError::CommandNotFound { command, reason: message }
         }
         other => other.of_container("run a command in", id),
     }
@@ -141,9 +124,7 @@ async fn forward(
 ) {
     while let Some(piece) = output.next().await {
         let piece = piece.map(chunk).map_err(|error| {
-            engine
-                .failed(error)
-                .into_runtime("read the output of a command".to_owned())
+            engine.failed(error).into_runtime("read the output of a command".to_owned())
         });
         let _ = sender.send(piece).await;
     }

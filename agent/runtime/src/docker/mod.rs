@@ -59,20 +59,13 @@ impl DockerRuntime {
     /// [`RuntimeError::InvalidSpec`] where the endpoint is not a Unix socket.
     pub fn new(config: DockerConfig) -> Result<Self, RuntimeError> {
         let engine = Engine::new(&config)?;
-        Ok(Self {
-            config: Arc::new(config),
-            engine,
-            info: Arc::default(),
-        })
+        Ok(Self { config: Arc::new(config), engine, info: Arc::default() })
     }
 
+    /// What the engine said about itself, asked again after it was away: it may be another one.
     async fn cached_info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        let known = self
-            .info
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        match known {
+        let known = self.info.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known.filter(|_| self.engine.is_known()) {
             Some(info) => Ok(info),
             None => self.info().await,
         }
@@ -122,9 +115,7 @@ impl DockerRuntime {
     async fn create_new(&self, spec: &ContainerSpec) -> Result<String, EngineError> {
         let info = self.cached_info().await.map_err(EngineError::Other)?;
         let body = create::body(spec, &self.config, &info).map_err(EngineError::Other)?;
-        let options = CreateContainerOptionsBuilder::new()
-            .name(&spec.name)
-            .build();
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
         let docker = self.engine.client().await.map_err(EngineError::Other)?;
         let made = docker.create_container(Some(options), body);
         let made = self.engine.watched(made, ENDING).await?;
@@ -143,13 +134,11 @@ impl DockerRuntime {
         }
         let session = observe::session(found);
         let limits = limits_of(found.host_config.as_ref());
-        self.with_cgroups(session, move |cgroups, session| {
-            match cgroups.check_writable() {
-                Ok(()) => cgroups.ensure(session, &limits),
-                Err(reason) => {
-                    tracing::debug!(session, reason, "limits are on the container alone");
-                    Ok(())
-                }
+        self.with_cgroups(session, move |cgroups, session| match cgroups.check_writable() {
+            Ok(()) => cgroups.ensure(session, &limits),
+            Err(reason) => {
+                tracing::debug!(session, reason, "limits are on the container alone");
+                Ok(())
             }
         })
         .await
@@ -181,9 +170,9 @@ impl DockerRuntime {
                 Ok(cgroups) => cgroups,
                 // The engine is in charge of a machine that we do not see.
                 Err(CgroupError::NoHierarchy) => return Ok(()),
-                Err(source) => return Err(RuntimeError::Cgroup { session, source }),
+                Err(error) => return Err(cgroup_error(session, error)),
             };
-            act(&cgroups, &session).map_err(|source| RuntimeError::Cgroup { session, source })
+            act(&cgroups, &session).map_err(|error| cgroup_error(session, error))
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
@@ -222,12 +211,8 @@ impl ContainerRuntime for DockerRuntime {
         let docker = self.engine.client().await?;
         let answer = self.engine.within(docker.info()).await;
         let answer = answer.map_err(|error| error.into_runtime("describe itself".to_owned()))?;
-        let info = observe::info(
-            answer,
-            &self.config,
-            docker.client_version(),
-            self.engine.endpoint(),
-        );
+        let info =
+            observe::info(answer, &self.config, docker.client_version(), self.engine.endpoint());
         *self.info.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.clone());
         Ok(info)
     }
@@ -302,15 +287,9 @@ impl ContainerRuntime for DockerRuntime {
 
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
         let filters = HashMap::from([("label".to_owned(), self.config.owner.filters())]);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filters)
-            .build();
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let docker = self.engine.client().await?;
-        let listed = self
-            .engine
-            .within(docker.list_containers(Some(options)))
-            .await;
+        let listed = self.engine.within(docker.list_containers(Some(options))).await;
         let listed = listed.map_err(|error| error.into_runtime("list containers".to_owned()))?;
         // The list has no exit codes, pids or times: each one is asked for; some may be gone by then.
         let ids = listed.into_iter().filter_map(|each| each.id);
@@ -349,9 +328,14 @@ impl ContainerRuntime for DockerRuntime {
     }
 }
 
+fn cgroup_error(session: String, error: CgroupError) -> RuntimeError {
+    RuntimeError::Cgroup { session, source: Box::new(error) }
+}
+
 /// The limits a container was made with: they are kept by the engine, not by us.
 fn limits_of(host: Option<&HostConfig>) -> Limits {
-    let positive = |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
+    let positive =
+        |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
     let host = host.cloned().unwrap_or_default();
     Limits {
         cpu_milli: positive(host.nano_cpus).map(|nanos| nanos / create::NANO_CPUS_PER_MILLI),

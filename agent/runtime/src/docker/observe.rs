@@ -42,11 +42,7 @@ pub(super) fn container(found: &ContainerInspectResponse) -> Container {
         id: found.id.clone().unwrap_or_default(),
         name: name.trim_start_matches('/').to_owned(),
         labels: labels(found),
-        image: found
-            .config
-            .as_ref()
-            .and_then(|config| config.image.clone())
-            .unwrap_or_default(),
+        image: found.config.as_ref().and_then(|config| config.image.clone()).unwrap_or_default(),
         state,
         ports,
     }
@@ -54,19 +50,13 @@ pub(super) fn container(found: &ContainerInspectResponse) -> Container {
 
 fn state(found: &ContainerInspectResponse) -> ContainerState {
     let state = found.state.clone().unwrap_or_default();
-    let time = |text: &Option<String>| {
-        text.as_deref()
-            .and_then(parse_rfc3339_millis)
-            .unwrap_or_default()
-    };
+    let time =
+        |text: &Option<String>| text.as_deref().and_then(parse_rfc3339_millis).unwrap_or_default();
     let error = state.error.clone().filter(|error| !error.is_empty());
     if state.running == Some(true) {
         return ContainerState::Running {
             started_at_unix_ms: time(&state.started_at),
-            pid: state
-                .pid
-                .and_then(|pid| u32::try_from(pid).ok())
-                .unwrap_or_default(),
+            pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
         };
     }
     // One that could not be started counts as made, but with an error: it will never run.
@@ -74,10 +64,7 @@ fn state(found: &ContainerInspectResponse) -> ContainerState {
         return ContainerState::Created;
     }
     ContainerState::Exited {
-        code: state
-            .exit_code
-            .and_then(|code| i32::try_from(code).ok())
-            .unwrap_or(-1),
+        code: state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(-1),
         oom_killed: state.oom_killed.unwrap_or(false),
         finished_at_unix_ms: time(&state.finished_at),
         error,
@@ -102,12 +89,7 @@ fn published(ports: &PortMap) -> Vec<PublishedPort> {
                 binding.host_port.as_deref().unwrap_or("").parse(),
             );
             if let (Ok(container_port), Ok(host_ip), Ok(host_port)) = parts {
-                found.push(PublishedPort {
-                    container_port,
-                    protocol,
-                    host_ip,
-                    host_port,
-                });
+                found.push(PublishedPort { container_port, protocol, host_ip, host_port });
             }
         }
     }
@@ -193,10 +175,7 @@ mod tests {
             ..EngineState::default()
         };
         assert_eq!(seen(created.clone()), ContainerState::Created);
-        let failed = EngineState {
-            error: Some("exec failed".to_owned()),
-            ..created
-        };
+        let failed = EngineState { error: Some("exec failed".to_owned()), ..created };
         assert_eq!(seen(failed).exit_code(), Some(127));
     }
 
@@ -209,12 +188,6 @@ mod tests {
             started_at: Some("1970-01-01T00:00:01Z".to_owned()),
             ..EngineState::default()
         };
-        assert_eq!(
-            seen(paused),
-            ContainerState::Running {
-                started_at_unix_ms: 1_000,
-                pid: 7
-            }
-        );
+        assert_eq!(seen(paused), ContainerState::Running { started_at_unix_ms: 1_000, pid: 7 });
     }
 }

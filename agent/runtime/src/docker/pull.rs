@@ -63,10 +63,7 @@ pub(super) async fn ensure(
 ) -> Result<(), RuntimeError> {
     let reference = ImageReference::parse(image)?;
     if policy != PullPolicy::Always && present(engine, image).await? {
-        let done = PullProgress {
-            phase: PullPhase::Done,
-            ..PullProgress::default()
-        };
+        let done = PullProgress { phase: PullPhase::Done, ..PullProgress::default() };
         let _ = progress.try_send(done);
         return Ok(());
     }
@@ -136,35 +133,25 @@ fn named(error: PullError, image: &str, reference: &ImageReference) -> RuntimeEr
     let (status, message) = match error {
         PullError::Idle(passed) => {
             let source = Cause::from(passed);
-            return RuntimeError::RegistryUnreachable {
-                image,
-                registry,
-                source,
-            };
+            return RuntimeError::RegistryUnreachable { image, registry, source };
         }
         PullError::Engine(EngineError::Answered { status, message }) => (status, message),
         PullError::Engine(other) => return other.into_runtime(format!("pull {image}")),
     };
     match classify(status, &message) {
         Some(Failure::NotFound) => RuntimeError::ImageNotFound { image },
-        Some(Failure::Denied) => RuntimeError::ImageAccessDenied {
-            image,
-            registry,
-            source: message.into(),
-        },
-        Some(Failure::Unreachable) => RuntimeError::RegistryUnreachable {
-            image,
-            registry,
-            source: message.into(),
-        },
+        Some(Failure::Denied) => {
+            RuntimeError::ImageAccessDenied { image, registry, source: message.into() }
+        }
+        Some(Failure::Unreachable) => {
+            RuntimeError::RegistryUnreachable { image, registry, source: message.into() }
+        }
         None if message.contains("invalid reference format") => {
             RuntimeError::invalid("image", format!("`{image}` is not an image name"))
         }
-        None => RuntimeError::EngineFailed {
-            doing: format!("pull {image}"),
-            status,
-            reason: message,
-        },
+        None => {
+            RuntimeError::EngineFailed { doing: format!("pull {image}"), status, reason: message }
+        }
     }
 }
 
@@ -267,10 +254,7 @@ mod tests {
         CreateImageInfo {
             id: Some(id.to_owned()),
             status: Some(status.to_owned()),
-            progress_detail: Some(ProgressDetail {
-                current: Some(current),
-                total: Some(total),
-            }),
+            progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
             ..CreateImageInfo::default()
         }
     }
@@ -322,7 +306,11 @@ mod tests {
             ),
             (500, "Head \"http://r/v2/a/manifests/t\": no basic auth credentials", Denied),
             (0, "unauthorized: authentication required", Denied),
-            (500, "Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused", Unreachable),
+            (
+                500,
+                "Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
+                Unreachable,
+            ),
             (500, "dial tcp: lookup r.invalid: no such host", Unreachable),
             (0, "received unexpected HTTP status: 503 Service Unavailable", Unreachable),
             (429, "toomanyrequests: You have reached your pull rate limit", Unreachable),

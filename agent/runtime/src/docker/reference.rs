@@ -61,10 +61,7 @@ impl ImageReference {
     /// What to pull of [`Self::name`]: the digest where there is one, else the tag. Never empty:
     /// an engine would pull every tag.
     pub fn version(&self) -> &str {
-        self.digest
-            .as_deref()
-            .or(self.tag.as_deref())
-            .unwrap_or("latest")
+        self.digest.as_deref().or(self.tag.as_deref()).unwrap_or("latest")
     }
 
     /// The keys under which Docker's configuration may hold the credentials of the registry.

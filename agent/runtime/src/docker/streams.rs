@@ -35,10 +35,7 @@ pub(super) async fn events(engine: &Engine, owner: &Owner) -> Result<EventStream
         ("event".to_owned(), text(&["start", "die", "oom", "destroy"])),
         ("label".to_owned(), owner.filters()),
     ]);
-    let options = EventsOptionsBuilder::new()
-        .since(&since)
-        .filters(&filters)
-        .build();
+    let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
     // An engine that is not there should be an error of this call, not an empty stream.
     engine
         .within(docker.ping())
@@ -123,15 +120,9 @@ pub(super) async fn stats(
         return Err(RuntimeError::NotRunning { id: id.to_owned() });
     };
     let docker = engine.client().await?;
-    let options = StatsOptionsBuilder::new()
-        .stream(false)
-        .one_shot(true)
-        .build();
+    let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
     let mut told = docker.stats(id, Some(options)).boxed();
-    let gone = || EngineError::Answered {
-        status: 0,
-        message: "no statistics came".to_owned(),
-    };
+    let gone = || EngineError::Answered { status: 0, message: "no statistics came".to_owned() };
     let first = engine
         .within(async { told.next().await.transpose() })
         .await
@@ -152,11 +143,7 @@ fn measured(told: &ContainerStatsResponse) -> ContainerStats {
             .unwrap_or(0),
         memory_bytes: in_use(&memory),
         memory_limit_bytes: memory.limit.filter(|limit| *limit < UNLIMITED_FROM),
-        pids: told
-            .pids_stats
-            .as_ref()
-            .and_then(|pids| pids.current)
-            .unwrap_or(0),
+        pids: told.pids_stats.as_ref().and_then(|pids| pids.current).unwrap_or(0),
         host_pids: Vec::new(),
     }
 }
@@ -174,9 +161,8 @@ fn in_use(memory: &ContainerMemoryStats) -> u64 {
 /// The processes of a container as the node numbers them: from its cgroup where we see it, else by
 /// asking the engine, which runs `ps`.
 async fn host_pids(engine: &Engine, id: &str, pid: u32) -> Result<Vec<u32>, RuntimeError> {
-    let found = tokio::task::spawn_blocking(move || processes_around(pid))
-        .await
-        .unwrap_or_default();
+    let found =
+        tokio::task::spawn_blocking(move || processes_around(pid)).await.unwrap_or_default();
     if found.len() > 1 || std::path::Path::new(&format!("/proc/{pid}")).exists() {
         return Ok(found);
     }
@@ -187,10 +173,7 @@ async fn host_pids(engine: &Engine, id: &str, pid: u32) -> Result<Vec<u32>, Runt
         .await
         .map_err(|error| error.of_container("list the processes of", id))?;
     let rows = top.processes.unwrap_or_default();
-    Ok(rows
-        .iter()
-        .filter_map(|row| row.first()?.trim().parse().ok())
-        .collect())
+    Ok(rows.iter().filter_map(|row| row.first()?.trim().parse().ok()).collect())
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ const PIECE_BYTES: usize = 16 << 10;
 /// What a terminal takes for the end of input.
 const END_OF_INPUT: &[u8] = b"\x04";
 
+/// Input of a command, where it has one, and its terminal.
+type Connected = (Option<mpsc::Sender<Bytes>>, Box<dyn ExecResizer>);
 type OutputSender = mpsc::Sender<Result<LogChunk, RuntimeError>>;
 
 /// Process groups of commands that run, by container.
@@ -88,7 +90,8 @@ pub(super) async fn exec(
         blocking(move || launch::give_order(socket, &order).map_err(|f| f.into_error(&id, &argv)))
     };
     if let Err(error) = told.await {
-        let _ = child.wait().await;
+        // The launcher ends after it has said why; one that hangs is ended.
+        let _ = child.kill().await;
         return Err(error);
     }
     let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
@@ -112,18 +115,14 @@ fn order(stored: &Stored, spec: &ExecSpec, input: Input) -> Order {
     let mut env = own.env.clone();
     env.extend(spec.env.clone());
     if spec.tty {
-        env.entry("TERM".to_owned())
-            .or_insert_with(|| "xterm".to_owned());
+        env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
     }
     Order {
         argv: spec.command.clone(),
         env,
         workdir: spec.workdir.clone().unwrap_or_else(|| own.workdir.clone()),
         user: spec.user.clone().or_else(|| own.user.clone()),
-        cgroup: own
-            .cgroup_root
-            .clone()
-            .map(|root| (root, own.session.clone())),
+        cgroup: own.cgroup_root.clone().map(|root| (root, own.session.clone())),
         input,
     }
 }
@@ -159,10 +158,7 @@ fn watch(
 /// Our ends of what connects us with a command.
 enum Ends {
     Nothing,
-    Pipe {
-        read: std::io::PipeReader,
-        write: std::io::PipeWriter,
-    },
+    Pipe { read: std::io::PipeReader, write: std::io::PipeWriter },
     Terminal(Terminal),
 }
 
@@ -187,11 +183,7 @@ impl Ends {
     }
 
     /// Begins to move bytes; the command has opened its own ends by now.
-    fn connect(
-        self,
-        spec: &ExecSpec,
-        sender: &OutputSender,
-    ) -> std::io::Result<(Option<mpsc::Sender<Bytes>>, Box<dyn ExecResizer>)> {
+    fn connect(self, spec: &ExecSpec, sender: &OutputSender) -> std::io::Result<Connected> {
         match self {
             Self::Nothing => Ok((None, Box::new(Resizer(None)))),
             Self::Pipe { read, write } => {
@@ -256,9 +248,7 @@ impl ExecResizer for Resizer {
                 what: "resize a command without a terminal".to_owned(),
             });
         };
-        terminal::resize(master, width, height).map_err(|source| RuntimeError::State {
-            path: "/dev/ptmx".into(),
-            source,
-        })
+        terminal::resize(master, width, height)
+            .map_err(|source| RuntimeError::State { path: "/dev/ptmx".into(), source })
     }
 }

@@ -22,8 +22,8 @@ use nix::sys::prctl::set_no_new_privs;
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
-    Gid, Group, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getuid, initgroups, setgid,
-    setgroups, setsid, setuid,
+    Gid, Group, Uid, User, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getuid, initgroups,
+    setgid, setgroups, setsid, setuid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ use crate::{CgroupDriver, RuntimeError};
 /// First argument of the launcher.
 pub(super) const LAUNCH: &str = "launch";
 /// How long the launcher may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a launcher is to become.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,10 +78,7 @@ impl Failure {
                 command: argv.first().cloned().unwrap_or_default(),
                 reason: self.reason,
             },
-            false => RuntimeError::StartFailed {
-                id: id.to_owned(),
-                reason: self.reason,
-            },
+            false => RuntimeError::StartFailed { id: id.to_owned(), reason: self.reason },
         }
     }
 
@@ -90,19 +87,14 @@ impl Failure {
     }
 
     fn other(reason: String) -> Self {
-        Self {
-            not_found: false,
-            reason,
-        }
+        Self { not_found: false, reason }
     }
 }
 
 /// The command line of a launcher, with one end of a new socket as its input; and the other end.
 pub(super) fn launcher(shim: &[OsString]) -> io::Result<(Command, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let program = shim
-        .first()
-        .ok_or_else(|| io::Error::other("no shim command"))?;
+    let program = shim.first().ok_or_else(|| io::Error::other("no shim command"))?;
     let mut command = Command::new(program);
     command
         .args(&shim[1..])
@@ -115,7 +107,8 @@ pub(super) fn launcher(shim: &[OsString]) -> io::Result<(Command, UnixStream)> {
 
 /// Gives a launcher that has been spawned its order, and waits until the command runs.
 pub(super) fn give_order(mut socket: UnixStream, order: &Order) -> Result<(), Failure> {
-    let broken = |error: io::Error| Failure::other(format!("the launcher cannot be heard: {error}"));
+    let broken =
+        |error: io::Error| Failure::other(format!("the launcher cannot be heard: {error}"));
     let text = serde_json::to_vec(order).map_err(|error| broken(error.into()))?;
     let mut said = Vec::new();
     socket
@@ -165,14 +158,8 @@ fn become_command(order: &Order) -> Failure {
         .env_clear()
         .envs(&order.env)
         .exec();
-    let gone = matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-    );
-    Failure {
-        not_found: gone,
-        reason: format!("{}: {error}", program.display()),
-    }
+    let gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+    Failure { not_found: gone, reason: format!("{}: {error}", program.display()) }
 }
 
 fn prepare(order: &Order) -> Result<(), Failure> {
@@ -184,9 +171,7 @@ fn prepare(order: &Order) -> Result<(), Failure> {
     }
     // A fresh process is no leader of a group: this cannot fail for that reason.
     setsid().map_err(|error| step("begin a session", &error))?;
-    SigSet::empty()
-        .thread_set_mask()
-        .map_err(|error| step("unblock signals", &error))?;
+    SigSet::empty().thread_set_mask().map_err(|error| step("unblock signals", &error))?;
     umask(Mode::from_bits_truncate(0o022));
     // The shim may be protected from the kernel's killer; its command is not.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
@@ -201,8 +186,7 @@ fn prepare(order: &Order) -> Result<(), Failure> {
     };
     connect(&order.input, user.as_ref()).map_err(|error| step("open its input", &error))?;
     if let Some(user) = user {
-        user.become_it()
-            .map_err(|error| step("change the user", &error))?;
+        user.become_it().map_err(|error| step("change the user", &error))?;
     }
     set_no_new_privs().map_err(|error| step("forbid new privileges", &error))?;
     std::env::set_current_dir(&order.workdir)
@@ -215,10 +199,7 @@ fn connect(input: &Input, user: Option<&Account>) -> io::Result<()> {
         Input::File(path) => dup2_stdin(std::fs::File::open(path)?)?,
         Input::Terminal(path) => {
             // The leader of a session without a terminal gets the first one it opens.
-            let terminal = std::fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(path)?;
+            let terminal = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
             if let Some(user) = user {
                 fchown(&terminal, Some(user.uid), None)?;
             }
@@ -240,9 +221,7 @@ fn find_program(order: &Order) -> Result<PathBuf, Failure> {
     let folders = order.env.get("PATH").map_or("", String::as_str);
     let candidates: Vec<PathBuf> = match name.contains('/') {
         true => vec![name.into()],
-        false => std::env::split_paths(folders)
-            .map(|folder| folder.join(name))
-            .collect(),
+        false => std::env::split_paths(folders).map(|folder| folder.join(name)).collect(),
     };
     let found = candidates.into_iter().find(|path| executable(path));
     found.ok_or_else(|| Failure {
@@ -281,9 +260,8 @@ impl Account {
 
 /// Reads `user`, `uid`, `user:group` or `uid:gid`.
 fn find_user(text: &str) -> Result<Account, Failure> {
-    let (user, group) = text
-        .split_once(':')
-        .map_or((text, None), |(user, group)| (user, Some(group)));
+    let (user, group) =
+        text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let unknown = |what: &str| Failure::other(format!("{what} of `{text}` is not known here"));
     let known = match user.parse() {
         Ok(uid) => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
@@ -295,9 +273,7 @@ fn find_user(text: &str) -> Result<Account, Failure> {
         (None, Err(_)) => return Err(unknown("user")),
     };
     let gid = match group {
-        None => known
-            .as_ref()
-            .map_or(Gid::from_raw(0), |known| known.gid),
+        None => known.as_ref().map_or(Gid::from_raw(0), |known| known.gid),
         Some(group) => match group.parse() {
             Ok(gid) => Gid::from_raw(gid),
             Err(_) => Group::from_name(group)
@@ -307,11 +283,7 @@ fn find_user(text: &str) -> Result<Account, Failure> {
                 .ok_or_else(|| unknown("group"))?,
         },
     };
-    Ok(Account {
-        uid,
-        gid,
-        name: known.filter(|_| group.is_none()).map(|known| known.name),
-    })
+    Ok(Account { uid, gid, name: known.filter(|_| group.is_none()).map(|known| known.name) })
 }
 
 #[cfg(test)]

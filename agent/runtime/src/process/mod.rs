@@ -19,6 +19,8 @@
 //! There is no image, no network and no file system of its own: the image is only a name, ports
 //! are those of the node, and mounts are refused.
 
+mod config;
+mod control;
 mod exec;
 mod launch;
 mod observe;
@@ -28,64 +30,26 @@ mod shim;
 mod state;
 mod terminal;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::io::AsyncReadExt;
+use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
-use crate::cgroup::{CgroupError, Cgroups, DEFAULT_ROOT};
+use crate::cgroup::{CgroupError, Cgroups};
 use crate::{
     CgroupDriver, Container, ContainerRuntime, ContainerSpec, ContainerStats, EventStream,
     ExecSession, ExecSpec, GpuAttachment, LimitSupport, LogChunkStream, LogOptions, NetworkKind,
-    Owner, PullPhase, PullPolicy, PullProgress, RuntimeError, RuntimeInfo, generation_of,
+    PullPhase, PullPolicy, PullProgress, RuntimeError, RuntimeInfo, generation_of,
 };
-use launch::Failure;
+use control::signal_group;
 use state::{Stored, StoredSpec};
 
+pub use config::ProcessConfig;
 pub use shim::shim_main;
 
 /// How long the shim may take to start its command, and a killed process to go.
-const SHIM_DEADLINE: Duration = Duration::from_secs(10);
-/// How often files are looked at while something is awaited.
-const POLL: Duration = Duration::from_millis(20);
-
-/// Settings of the process runtime.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProcessConfig {
-    /// Who the containers belong to.
-    pub owner: Owner,
-    /// Program and arguments that lead to [`shim_main`]; its own arguments follow them.
-    pub shim_command: Vec<OsString>,
-    /// Folder of the state; made where it is missing.
-    pub state_dir: PathBuf,
-    /// Name of the cgroup that holds those of the sessions.
-    pub cgroup_root: String,
-    /// Size in bytes at which the output of a container is rotated.
-    pub log_file_bytes: u64,
-    /// Files of output kept per container, at least 1.
-    pub log_files: u32,
-}
-
-impl ProcessConfig {
-    /// The defaults for `owner`: three files of 16 MiB of output per container.
-    pub fn new(owner: Owner, shim_command: Vec<OsString>, state_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            owner,
-            shim_command,
-            state_dir: state_dir.into(),
-            cgroup_root: DEFAULT_ROOT.to_owned(),
-            log_file_bytes: 16 << 20,
-            log_files: 3,
-        }
-    }
-}
+const SHIM_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Plain processes on the node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -104,17 +68,28 @@ impl ProcessRuntime {
     /// [`RuntimeError::State`] where the folder cannot be made, [`RuntimeError::InvalidSpec`]
     /// where there is no shim to run.
     pub fn new(config: ProcessConfig) -> Result<Self, RuntimeError> {
+        let limits = limit_support(&config.cgroup_root);
+        Self::with_limits(config, limits)
+    }
+
+    /// A runtime that leaves cgroups alone, whether or not it could write them; `reason` is shown.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn without_cgroups(
+        config: ProcessConfig,
+        reason: impl Into<String>,
+    ) -> Result<Self, RuntimeError> {
+        let reason = reason.into();
+        Self::with_limits(config, LimitSupport::NotEnforced { reason })
+    }
+
+    fn with_limits(config: ProcessConfig, limits: LimitSupport) -> Result<Self, RuntimeError> {
         if config.shim_command.is_empty() {
             return Err(RuntimeError::invalid("shim_command", "is empty"));
         }
         let store = state::Store::open(&config.state_dir)?;
-        let limits = limit_support(&config.cgroup_root);
-        Ok(Self {
-            config,
-            store,
-            limits,
-            execs: exec::Running::default(),
-        })
+        Ok(Self { config, store, limits, execs: exec::Running::default() })
     }
 
     /// The container, where it is ours.
@@ -146,95 +121,6 @@ impl ProcessRuntime {
             ));
         }
         Ok(())
-    }
-
-    /// Starts the shim and waits for it to say how the start went.
-    async fn run_shim(&self, stored: &Stored) -> Result<(), RuntimeError> {
-        let id = stored.spec.id.clone();
-        let failed = |reason: String| RuntimeError::StartFailed {
-            id: id.clone(),
-            reason,
-        };
-        let log = stored.folder.join("shim.log");
-        let log = std::fs::File::create(&log).map_err(|source| state::at(&log, source))?;
-        let mut command = tokio::process::Command::new(&self.config.shim_command[0]);
-        command
-            .args(&self.config.shim_command[1..])
-            .arg(shim::RUN)
-            .arg(&stored.folder)
-            .current_dir("/")
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log);
-        let mut child = command
-            .spawn()
-            .map_err(|error| failed(format!("the shim could not be run: {error}")))?;
-        let mut said = String::new();
-        if let Some(mut output) = child.stdout.take() {
-            let listen = output.read_to_string(&mut said);
-            match tokio::time::timeout(SHIM_DEADLINE, listen).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(failed(format!("the shim cannot be heard: {error}"))),
-                Err(_) => return Err(failed("the shim did not start its command in time".into())),
-            }
-        }
-        // Collects the shim when it ends, so that no zombie stays while we live.
-        tokio::spawn(async move { child.wait().await });
-        if said.trim() == shim::STARTED {
-            return Ok(());
-        }
-        Err(match serde_json::from_str::<Failure>(&said) {
-            Ok(failure) => failure.into_error(&id, &stored.spec.argv),
-            Err(_) => failed(format!(
-                "the shim ended without a word; see {}",
-                stored.folder.join("shim.log").display()
-            )),
-        })
-    }
-
-    /// Waits until the main process has ended, or until `longest` has passed; says whether it has.
-    async fn wait_ended(&self, id: &str, longest: Duration) -> Result<bool, RuntimeError> {
-        let deadline = tokio::time::Instant::now() + longest;
-        loop {
-            match self.store.load(id)? {
-                Some(stored) if stored.is_running() => {}
-                _ => return Ok(true),
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Ok(false);
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Waits until the shim itself is gone: it leaves its cgroup only then.
-    async fn wait_shim_gone(&self, stored: &Stored) {
-        let deadline = tokio::time::Instant::now() + SHIM_DEADLINE;
-        while stored.shim_runs() && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Kills all processes of a container, but not its shim, which has to write down the end.
-    async fn kill_all(&self, stored: Stored) -> Result<(), RuntimeError> {
-        let execs = self.execs.groups_of(&stored.spec.id);
-        let work = move || -> Result<(), RuntimeError> {
-            for group in execs {
-                signal_group(group, Signal::SIGKILL);
-            }
-            if let Some(run) = stored.run.as_ref().filter(|_| stored.is_running()) {
-                signal_group(run.pid, Signal::SIGKILL);
-                proc::kill_descendants(run.shim_pid, &[]);
-            }
-            match stored.spec.cgroups() {
-                Some(cgroups) => cgroups
-                    .kill(&stored.spec.session)
-                    .map_err(|source| stored.spec.cgroup_error(source)),
-                None => Ok(()),
-            }
-        };
-        blocking(work).await
     }
 }
 
@@ -284,10 +170,8 @@ impl ContainerRuntime for ProcessRuntime {
         _policy: PullPolicy,
         progress: mpsc::Sender<PullProgress>,
     ) -> Result<(), RuntimeError> {
-        let _ = progress.try_send(PullProgress {
-            phase: PullPhase::Done,
-            ..PullProgress::default()
-        });
+        let _ =
+            progress.try_send(PullProgress { phase: PullPhase::Done, ..PullProgress::default() });
         Ok(())
     }
 
@@ -386,10 +270,7 @@ impl ContainerRuntime for ProcessRuntime {
     }
 
     async fn events(&self) -> Result<EventStream, RuntimeError> {
-        Ok(observe::events(
-            self.store.clone(),
-            self.config.owner.clone(),
-        ))
+        Ok(observe::events(self.store.clone(), self.config.owner.clone()))
     }
 
     async fn logs(&self, id: &str, options: LogOptions) -> Result<LogChunkStream, RuntimeError> {
@@ -415,18 +296,6 @@ fn limit_support(root: &str) -> LimitSupport {
     match checked {
         Ok(()) => LimitSupport::Enforced,
         Err(reason) => LimitSupport::NotEnforced { reason },
-    }
-}
-
-/// Signals a process group; one that is gone is fine.
-fn signal_group(group: u32, signal: Signal) {
-    // 0 and 1 would be our own group, and every process.
-    let Some(number) = i32::try_from(group).ok().filter(|number| *number > 1) else {
-        return;
-    };
-    match killpg(Pid::from_raw(number), signal) {
-        Ok(()) | Err(Errno::ESRCH) => {}
-        Err(error) => tracing::warn!(group, %signal, %error, "processes could not be signalled"),
     }
 }
 

@@ -53,10 +53,9 @@ fn state(stored: &Stored) -> ContainerState {
     }
     match &stored.run {
         None => ContainerState::Created,
-        Some(run) if stored.is_running() => ContainerState::Running {
-            started_at_unix_ms: run.started_at_unix_ms,
-            pid: run.pid,
-        },
+        Some(run) if stored.is_running() => {
+            ContainerState::Running { started_at_unix_ms: run.started_at_unix_ms, pid: run.pid }
+        }
         // It may have ended since the files were read.
         Some(_) => match Stored::read(&stored.folder) {
             Ok(Some(again)) if again.exit.is_some() => state(&again),
@@ -150,9 +149,7 @@ fn changes(old: &Phases, new: &Phases) -> Vec<RuntimeEvent> {
 pub(super) fn stats(stored: &Stored) -> Result<ContainerStats, RuntimeError> {
     let spec = &stored.spec;
     let Some(run) = stored.run.as_ref().filter(|_| stored.is_running()) else {
-        return Err(RuntimeError::NotRunning {
-            id: spec.id.clone(),
-        });
+        return Err(RuntimeError::NotRunning { id: spec.id.clone() });
     };
     if let Some(cgroups) = spec.cgroups() {
         let usage = cgroups.usage(&spec.session);
@@ -182,9 +179,7 @@ mod tests {
 
     fn told(old: &[(&str, Phase)], new: &[(&str, Phase)]) -> Vec<EventKind> {
         let map = |list: &[(&str, Phase)]| {
-            list.iter()
-                .map(|(id, phase)| ((*id).to_owned(), *phase))
-                .collect()
+            list.iter().map(|(id, phase)| ((*id).to_owned(), *phase)).collect()
         };
         let events = changes(&map(old), &map(new));
         events.into_iter().map(|event| event.kind).collect()

@@ -35,13 +35,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn open(folder: &Path, most: u64, files: u32) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            file: None,
-            size: 0,
-            most,
-            files: files.max(1),
-        }
+        Self { folder: folder.to_owned(), file: None, size: 0, most, files: files.max(1) }
     }
 
     /// Writes a piece of output. What the disk does not take is dropped.
@@ -113,13 +107,7 @@ pub(super) fn read(store: Store, stored: Stored, options: LogOptions) -> LogChun
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
     tokio::task::spawn_blocking(move || {
         let folder = stored.folder.clone();
-        let mut reader = Reader {
-            store,
-            stored,
-            options,
-            sender,
-            at_line_start: [true, true],
-        };
+        let mut reader = Reader { store, stored, options, sender, at_line_start: [true, true] };
         if let Err(source) = reader.run() {
             let _ = reader.sender.blocking_send(Err(at(&folder, source)));
         }
@@ -151,12 +139,7 @@ impl<'a> Record<'a> {
             b"P" => false,
             _ => return None,
         };
-        Some(Self {
-            unix_ns,
-            stream,
-            full,
-            text: parts.next()?,
-        })
+        Some(Self { unix_ns, stream, full, text: parts.next()? })
     }
 }
 
@@ -254,7 +237,9 @@ impl Reader {
 
     fn is_over(&self) -> bool {
         match self.store.load(&self.stored.spec.id) {
-            Ok(Some(stored)) => !stored.is_running() && stored.run.is_some() || stored.exit.is_some(),
+            Ok(Some(stored)) => {
+                !stored.is_running() && stored.run.is_some() || stored.exit.is_some()
+            }
             _ => true,
         }
     }
@@ -342,12 +327,7 @@ mod tests {
         let parsed = Record::parse(b"12 e P a b ").unwrap();
         assert_eq!(
             parsed,
-            Record {
-                unix_ns: 12,
-                stream: LogStream::Stderr,
-                full: false,
-                text: b"a b "
-            }
+            Record { unix_ns: 12, stream: LogStream::Stderr, full: false, text: b"a b " }
         );
         for bad in [&b""[..], b"12 o", b"x o F a", b"1 q F a", b"1 o Q a"] {
             assert_eq!(Record::parse(bad), None);

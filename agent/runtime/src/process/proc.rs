@@ -105,9 +105,7 @@ pub(super) fn pages_to_bytes(pages: u64) -> u64 {
 
 fn system_number(variable: SysconfVar, otherwise: u64) -> u64 {
     let number = sysconf(variable).ok().flatten();
-    number
-        .and_then(|number| u64::try_from(number).ok())
-        .unwrap_or(otherwise)
+    number.and_then(|number| u64::try_from(number).ok()).unwrap_or(otherwise)
 }
 
 #[cfg(test)]

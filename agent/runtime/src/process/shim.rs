@@ -50,20 +50,17 @@ fn run_main(folder: PathBuf) -> ExitCode {
         Err(error) => {
             let reason = format!("{error}: {:?}", std::error::Error::source(&error));
             complain(&reason);
-            report(&serde_json::to_string(&Failure {
-                not_found: false,
-                reason,
-            })
-            .unwrap_or_default());
+            report(
+                &serde_json::to_string(&Failure { not_found: false, reason }).unwrap_or_default(),
+            );
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(folder: PathBuf) -> Result<(), RuntimeError> {
-    let stored = Stored::read(&folder)?.ok_or_else(|| RuntimeError::NoSuchContainer {
-        id: folder.display().to_string(),
-    })?;
+    let stored = Stored::read(&folder)?
+        .ok_or_else(|| RuntimeError::NoSuchContainer { id: folder.display().to_string() })?;
     // Held to the end of the process: two starts at once run one command.
     let lock = std::fs::File::create(folder.join("shim.lock"))
         .map_err(|source| super::state::at(&folder, source))?;
@@ -113,9 +110,7 @@ fn isolate(stored: &Stored) -> Result<(), RuntimeError> {
     // Fails where we lead a group already, which is as good.
     let _ = setsid();
     set_child_subreaper(true).map_err(|error| failed("become a reaper", &error))?;
-    signals()
-        .thread_block()
-        .map_err(|error| failed("block signals", &error))?;
+    signals().thread_block().map_err(|error| failed("block signals", &error))?;
     // Needs privileges; without, the kernel may choose us.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     if let Some(cgroups) = stored.spec.cgroups() {
@@ -130,13 +125,9 @@ fn isolate(stored: &Stored) -> Result<(), RuntimeError> {
 /// The signals the shim waits for.
 fn signals() -> SigSet {
     let mut set = SigSet::empty();
-    for signal in [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    for signal in
+        [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]
+    {
         set.add(signal);
     }
     set
@@ -174,15 +165,12 @@ impl Started {
             true => Stdio::null(),
             false => Stdio::piped(),
         };
-        let mut child = command
-            .stdout(output())
-            .stderr(output())
-            .spawn()
-            .map_err(failed)?;
+        let mut child = command.stdout(output()).stderr(output()).spawn().map_err(failed)?;
         // The command holds the other end of the socket, too.
         drop(command);
         launch::give_order(socket, &order(stored, input)).inspect_err(|_| {
-            // The launcher ends after it has said why.
+            // The launcher ends after it has said why; one that hangs is ended.
+            let _ = child.kill();
             let _ = child.wait();
         })?;
         let (sender, ended) = mpsc::channel();
@@ -201,12 +189,7 @@ impl Started {
         if let Some(from) = child.stderr.take() {
             copy(LogStream::Stderr, Box::new(from));
         }
-        Ok(Self {
-            pid: child.id(),
-            ended,
-            sources,
-            _input: kept,
-        })
+        Ok(Self { pid: child.id(), ended, sources, _input: kept })
     }
 
     /// Waits for the main process to end, collects whatever else ends meanwhile, and hands on
@@ -277,18 +260,14 @@ fn order(stored: &Stored, input: Input) -> Order {
     let spec = &stored.spec;
     let mut env = spec.env.clone();
     if spec.tty {
-        env.entry("TERM".to_owned())
-            .or_insert_with(|| "xterm".to_owned());
+        env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
     }
     Order {
         argv: spec.argv.clone(),
         env,
         workdir: spec.workdir.clone(),
         user: spec.user.clone(),
-        cgroup: spec
-            .cgroup_root
-            .clone()
-            .map(|root| (root, spec.session.clone())),
+        cgroup: spec.cgroup_root.clone().map(|root| (root, spec.session.clone())),
         input,
     }
 }
@@ -309,7 +288,8 @@ fn copy_output(
                 // A terminal ends with an error once nobody has it open.
                 Ok(0) | Err(_) => break,
                 Ok(read) => {
-                    let mut writer = writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut writer =
+                        writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     writer.write(stream, &buffer[..read]);
                 }
             }

@@ -74,8 +74,7 @@ impl StoredSpec {
         enforced: bool,
     ) -> Result<Self, RuntimeError> {
         let mut env = spec.env.clone();
-        env.entry("PATH".to_owned())
-            .or_insert_with(|| DEFAULT_PATH.to_owned());
+        env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
         let argv = spec.entrypoint.iter().flatten().chain(&spec.command);
         Ok(Self {
             id: new_id()?,
@@ -104,10 +103,7 @@ impl StoredSpec {
     }
 
     pub(super) fn cgroup_error(&self, source: CgroupError) -> RuntimeError {
-        RuntimeError::Cgroup {
-            session: self.session.clone(),
-            source,
-        }
+        RuntimeError::Cgroup { session: self.session.clone(), source: Box::new(source) }
     }
 }
 
@@ -135,9 +131,7 @@ impl Stored {
     }
 
     pub(super) fn shim_runs(&self) -> bool {
-        self.run
-            .as_ref()
-            .is_some_and(|run| proc::is_alive(run.shim_pid, run.shim_start))
+        self.run.as_ref().is_some_and(|run| proc::is_alive(run.shim_pid, run.shim_start))
     }
 
     pub(super) fn write_run(&self, run: &Run) -> Result<(), RuntimeError> {
@@ -171,9 +165,7 @@ impl Store {
             fs::create_dir_all(&path).map_err(|source| at(&path, source))?;
         }
         let folder = folder.canonicalize().map_err(|source| at(folder, source))?;
-        Ok(Self {
-            folder: Arc::new(folder),
-        })
+        Ok(Self { folder: Arc::new(folder) })
     }
 
     /// Makes the container of `spec`, or returns the one that holds its name.
@@ -253,10 +245,7 @@ impl Store {
 }
 
 pub(super) fn at(path: &Path, source: io::Error) -> RuntimeError {
-    RuntimeError::State {
-        path: path.to_owned(),
-        source,
-    }
+    RuntimeError::State { path: path.to_owned(), source }
 }
 
 fn ignore_absent(done: io::Result<()>) -> io::Result<()> {
@@ -269,10 +258,7 @@ fn ignore_absent(done: io::Result<()>) -> io::Result<()> {
 fn new_id() -> Result<String, RuntimeError> {
     let source = Path::new("/proc/sys/kernel/random/uuid");
     let text = fs::read_to_string(source).map_err(|error| at(source, error))?;
-    Ok(text
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .collect::<String>())
+    Ok(text.chars().filter(char::is_ascii_alphanumeric).collect::<String>())
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RuntimeError> {
@@ -314,10 +300,7 @@ mod tests {
     use crate::Owner;
 
     fn config(folder: &Path) -> ProcessConfig {
-        let owner = Owner {
-            cluster: "c1".to_owned(),
-            node: "n1".to_owned(),
-        };
+        let owner = Owner { cluster: "c1".to_owned(), node: "n1".to_owned() };
         ProcessConfig::new(owner, vec!["shim".into()], folder)
     }
 

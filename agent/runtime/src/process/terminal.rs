@@ -34,11 +34,6 @@ pub(super) fn open() -> io::Result<Terminal> {
 
 /// Sets the size of a terminal in characters.
 pub(super) fn resize(master: impl AsFd, width: u16, height: u16) -> io::Result<()> {
-    let size = Winsize {
-        ws_row: height,
-        ws_col: width,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(tcsetwinsize(master, size)?)
 }

@@ -99,7 +99,7 @@ impl State {
             Phase::Running { .. } | Phase::Interrupted => {
                 placement.take(&id, container, host, cause, now)
             }
-            Phase::Gone(_) => {
+            Phase::Gone { .. } => {
                 Some(Effect::RemoveLeftover { container: container.id.clone(), id: Some(id) })
             }
             // Its worker knows better than a list.
@@ -161,6 +161,7 @@ impl Placement {
                     Phase::Running { running, .. } => Some(running.clone()),
                     _ => None,
                 };
+                let end = if before.is_some() { end.after_running() } else { end };
                 let ran = before.unwrap_or_else(|| running_of(container, end.at, host));
                 let running = Running { container: container.id.clone(), ..ran };
                 Some(self.finish(id, Some(running), end))

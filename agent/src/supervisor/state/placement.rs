@@ -63,7 +63,12 @@ pub(in crate::supervisor) enum Phase {
         end: End,
     },
     /// Nothing is left of it but its end.
-    Gone(End),
+    Gone {
+        /// Its end.
+        end: End,
+        /// Since when: the manager has taken it when it answers what was sent later.
+        since: Instant,
+    },
 }
 
 /// Why the agent itself stopped something.
@@ -83,6 +88,11 @@ pub(super) fn with_reason(end: End, reason: Option<&Reason>) -> End {
     }
 }
 
+/// Gone from now on.
+pub(super) fn gone(end: End, now: Now) -> Phase {
+    Phase::Gone { end, since: now.instant }
+}
+
 impl Placement {
     /// A placement of `order` in `phase`.
     pub(super) fn new(order: &Order, phase: Phase) -> Self {
@@ -97,13 +107,13 @@ impl Placement {
     }
 
     /// A placement of which nothing is known but that it is over.
-    pub(super) fn unknown(end: End) -> Self {
+    pub(super) fn unknown(end: End, now: Now) -> Self {
         Self {
             spec: None,
             grant: None,
             owner: String::new(),
             on_disconnect: OnDisconnect::Keep,
-            phase: Phase::Gone(end),
+            phase: gone(end, now),
             resend: 0,
         }
     }
@@ -111,7 +121,7 @@ impl Placement {
     /// What the ledger says, believed until the engine tells otherwise.
     pub(super) fn from_entry(entry: &Entry, now: Now) -> Self {
         let phase = match (&entry.end, &entry.running) {
-            (Some(end), _) => Phase::Gone(end.clone()),
+            (Some(end), _) => gone(end.clone(), now),
             (None, Some(running)) => {
                 Phase::Running { running: running.clone(), since: now.instant }
             }
@@ -134,7 +144,7 @@ impl Placement {
             Phase::Running { running, .. } => (Some(running.clone()), None),
             Phase::Stopping { running, .. } => (running.clone(), None),
             Phase::Finishing { running, end } => (running.clone(), Some(end.clone())),
-            Phase::Gone(end) => (None, Some(end.clone())),
+            Phase::Gone { end, .. } => (None, Some(end.clone())),
         };
         Entry {
             session: id.session.clone(),
@@ -175,7 +185,7 @@ impl Placement {
             Phase::Waiting | Phase::Interrupted | Phase::Starting { .. } => Some(Seen::Starting),
             Phase::Running { .. } => Some(Seen::Running),
             Phase::Stopping { .. } | Phase::Finishing { .. } => Some(Seen::Stopping),
-            Phase::Gone(_) => Some(Seen::Gone),
+            Phase::Gone { .. } => Some(Seen::Gone),
         }
     }
 
@@ -192,7 +202,7 @@ impl Placement {
             Phase::Stopping { running: None, .. } | Phase::Finishing { running: None, .. } => {
                 StandingState::Preparing(Progress::Creating)
             }
-            Phase::Gone(end) => StandingState::Gone(end.clone()),
+            Phase::Gone { end, .. } => StandingState::Gone(end.clone()),
         }
     }
 
@@ -219,7 +229,7 @@ impl Placement {
 
     /// Whether it holds its slices on the devices. One that waits or was interrupted has none yet.
     pub(super) fn holds(&self) -> bool {
-        !matches!(self.phase, Phase::Waiting | Phase::Interrupted | Phase::Gone(_))
+        !matches!(self.phase, Phase::Waiting | Phase::Interrupted | Phase::Gone { .. })
     }
 
     /// Begins to stop it.
@@ -233,7 +243,7 @@ impl Placement {
         match &self.phase {
             Phase::Waiting => {
                 let end = with_reason(End::never_ran(now.wall), reason.as_ref());
-                self.phase = Phase::Gone(end);
+                self.phase = gone(end, now);
                 None
             }
             // A half-made container may be there.
@@ -251,7 +261,7 @@ impl Placement {
                 self.phase = Phase::Stopping { running: Some(running), reason, grace_ms };
                 Some(Effect::Stop { id: id.clone(), container, grace_ms })
             }
-            Phase::Stopping { .. } | Phase::Finishing { .. } | Phase::Gone(_) => None,
+            Phase::Stopping { .. } | Phase::Finishing { .. } | Phase::Gone { .. } => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! From what is wanted and what is there to what has to be done.
 
-use super::placement::{Phase, Placement};
+use super::placement::{Phase, Placement, gone};
 use super::{Effect, Now, State};
 use crate::admit::{Held, Verdict, admit};
 use crate::ends::{self, End};
@@ -8,6 +8,7 @@ use crate::order::Order;
 use fgpu_domain::reconcile::{Action, PlacementId, Seen, Want, plan};
 use fgpu_domain::session::Progress;
 use std::collections::BTreeMap;
+use tokio::time::Instant;
 
 impl State {
     /// Begins everything that leads to what the manager wants. Does nothing before it was heard.
@@ -30,19 +31,23 @@ impl State {
     fn act(&mut self, id: &PlacementId, action: Action, now: Now) -> Option<Effect> {
         match action {
             Action::Start => self.start(id, now),
-            Action::Stop { grace_ms } => {
-                self.placements.get_mut(id)?.stop(id, grace_ms, None, now)
-            }
+            Action::Stop { grace_ms } => self.placements.get_mut(id)?.stop(id, grace_ms, None, now),
             // One that is gone is in every report; one never heard of has to get in.
             Action::ReportGone => {
                 if !self.placements.contains_key(id) {
-                    let placement = self.refused(id, End::never_ran(now.wall));
+                    let placement = self.refused(id, End::never_ran(now.wall), now);
                     self.placements.insert(id.clone(), placement);
                 }
                 None
             }
+            // What is not wanted any more may still be waited for: it is told first.
             Action::Forget => {
-                self.placements.remove(id);
+                let taken = |since: Instant| self.answered.is_some_and(|sent| sent > since);
+                if let Phase::Gone { since, .. } = self.placements.get(id)?.phase
+                    && taken(since)
+                {
+                    self.placements.remove(id);
+                }
                 None
             }
         }
@@ -53,7 +58,7 @@ impl State {
             Ok(order) => order.clone(),
             Err(problem) => {
                 let end = End::failed(ends::BAD_ORDER, problem.clone(), now.wall);
-                self.placements.insert(id.clone(), Placement::unknown(end));
+                self.placements.insert(id.clone(), Placement::unknown(end, now));
                 return None;
             }
         };
@@ -63,7 +68,7 @@ impl State {
             }
             Verdict::WaitFor(_) => (Phase::Waiting, None),
             Verdict::Refuse { code, message } => {
-                (Phase::Gone(End::failed(code, message, now.wall)), None)
+                (gone(End::failed(code, message, now.wall), now), None)
             }
         };
         self.placements.insert(id.clone(), Placement::new(&order, phase));
@@ -84,11 +89,11 @@ impl State {
     }
 
     /// A placement that never was, with what is known of it.
-    fn refused(&self, id: &PlacementId, end: End) -> Placement {
+    fn refused(&self, id: &PlacementId, end: End, now: Now) -> Placement {
         let wanted = self.desired.as_ref().and_then(|desired| desired.placements.get(id));
         match wanted.map(|wanted| &wanted.order) {
-            Some(Ok(order)) => Placement::new(order, Phase::Gone(end)),
-            _ => Placement::unknown(end),
+            Some(Ok(order)) => Placement::new(order, gone(end, now)),
+            _ => Placement::unknown(end, now),
         }
     }
 }

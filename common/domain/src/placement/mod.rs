@@ -12,6 +12,7 @@
 //! beside each node (totals, largest rests) and groups nodes of equal hardware, so that a request
 //! is divided into parts once per kind of node and not once per node.
 
+mod bounds;
 mod entry;
 mod explain;
 mod filter;
@@ -28,6 +29,7 @@ mod search;
 mod shape;
 mod view;
 
+pub use bounds::ViewError;
 pub use explain::NoPlacement;
 pub use hint::Hint;
 pub use layout::{NeverFits, feasible_when_empty};
@@ -35,12 +37,12 @@ pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 pub use policy::{Policy, PolicyError};
 pub use reason::Reason;
 pub use search::{Placement, Placer};
-pub use view::{View, ViewError};
+pub use view::View;
 
 use crate::ids::NodeName;
 use crate::slice::{GpuRequest, Isolation};
 use crate::units::{CpuMilli, MemoryBytes};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a session asks of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,12 +61,14 @@ pub struct Request {
     /// on nodes that allow it.
     pub isolation: Option<Isolation>,
     /// Nodes not to use, such as those where the session failed before.
-    pub avoid: Vec<NodeName>,
+    pub avoid: BTreeSet<NodeName>,
 }
 
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_explain;
 #[cfg(test)]
 mod tests_history;

@@ -24,7 +24,7 @@ pub enum Reason {
     Draining,
     /// An administrator stopped new sessions.
     Cordoned,
-    /// The request asked not to be placed here.
+    /// The request names the node as one not to use.
     Avoided,
     /// A label is missing or different.
     Label {
@@ -166,7 +166,9 @@ impl fmt::Display for Reason {
             Self::Suspect => f.write_str("its agent is silent at the moment"),
             Self::Draining => f.write_str("draining"),
             Self::Cordoned => f.write_str("cordoned"),
-            Self::Avoided => f.write_str("the session failed here before, or asked to avoid it"),
+            Self::Avoided => {
+                f.write_str("kept off it: the session failed there, or the node cannot run it")
+            }
             Self::Label { key, wanted, found: Some(found) } => {
                 write!(f, "needs label {key}={wanted}, has {key}={found}")
             }

@@ -1,8 +1,10 @@
 //! Builders for the tests of placement.
 
-use super::{DeviceView, NodeState, NodeView, Request, View};
+use super::{
+    Allocation, DeviceView, NoPlacement, NodeState, NodeView, Placer, Policy, Request, View,
+};
 use crate::ids::{DeviceUuid, NodeName};
-use crate::slice::{GpuAmount, GpuRequest, Isolation, UnitPolicy};
+use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, Slice, UnitPolicy};
 use crate::units::{CpuMilli, Fgpu, GIB, MemoryBytes};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -67,4 +69,32 @@ pub(super) fn whole(count: u32) -> Request {
 
 pub(super) fn cpu_only(cores: u64) -> Request {
     Request { cpu: CpuMilli::cores(cores), memory: MemoryBytes::gib(1), ..Request::default() }
+}
+
+pub(super) fn place(request: &Request, view: &View) -> Grant {
+    place_by(Policy::BestFit, request, view)
+}
+
+pub(super) fn place_by(policy: Policy, request: &Request, view: &View) -> Grant {
+    Placer::new(policy, 0).place(request, view).unwrap().grant
+}
+
+pub(super) fn refuse(request: &Request, view: &View) -> NoPlacement {
+    *Placer::new(Policy::BestFit, 0).place(request, view).unwrap_err()
+}
+
+/// Places `request` and takes what it was granted.
+pub(super) fn fill(request: &Request, view: &mut View) -> Grant {
+    let grant = place(request, view);
+    view.allocate(&grant.node, &Allocation::of(request, &grant)).unwrap();
+    grant
+}
+
+pub(super) fn indices(grant: &Grant) -> Vec<usize> {
+    let last = |slice: &Slice| slice.device.as_str().rsplit('-').next().unwrap().parse().unwrap();
+    grant.slices.iter().map(last).collect()
+}
+
+pub(super) fn on_node(request: Request, node: &str) -> Request {
+    Request { node: Some(name_of(node)), ..request }
 }

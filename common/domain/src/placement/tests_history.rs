@@ -2,7 +2,7 @@
 
 use super::testing::{name_of, node_of, view};
 use super::*;
-use crate::slice::{ComputeRequest, GpuAmount, GpuRequest, Grant, Split};
+use crate::slice::{ComputeRequest, GpuAmount, GpuRequest, Grant, Isolation, Split};
 use crate::units::{ComputeMilli, Fgpu};
 use proptest::prelude::*;
 use std::num::NonZeroU32;
@@ -73,11 +73,7 @@ fn gpu() -> impl Strategy<Value = GpuRequest> {
 fn request() -> impl Strategy<Value = Request> {
     let isolation = proptest::option::weighted(
         0.3,
-        prop_oneof![
-            Just(crate::slice::Isolation::Whole),
-            Just(crate::slice::Isolation::Driver),
-            Just(crate::slice::Isolation::Shared)
-        ],
+        prop_oneof![Just(Isolation::Whole), Just(Isolation::Driver), Just(Isolation::Shared)],
     );
     let node = proptest::option::weighted(0.1, 0_usize..6);
     (0_u64..8, 0_u64..16, proptest::option::weighted(0.9, gpu()), isolation, node).prop_map(
@@ -157,7 +153,7 @@ fn check_grant(view: &View, request: &Request, grant: &Grant) {
         assert!(device.blocked.is_none() && gpu.allows_model(&device.model));
         assert!(last < Some(device.index), "slices are ordered and on different devices");
         last = Some(device.index);
-        if grant.isolation == crate::slice::Isolation::Whole {
+        if grant.isolation == Isolation::Whole {
             assert_eq!(device.sessions, 0);
         }
     }
@@ -192,6 +188,7 @@ fn check_refusal(view: &View, request: &Request, refused: &NoPlacement) {
             assert_ne!(*reason, Reason::NeverFits, "{node}: {request:?}");
         }
     }
+    check_no_room_on_one_device(view, request);
     // On an empty cluster in full service the request would only be refused for good reason.
     let mut empty = View::new(view.quantum());
     for node in view.iter() {
@@ -203,9 +200,41 @@ fn check_refusal(view: &View, request: &Request, refused: &NoPlacement) {
         }
         empty.insert(node).unwrap();
     }
-    let shared = Request { isolation: Some(crate::slice::Isolation::Shared), ..request.clone() };
+    let shared = Request { isolation: Some(Isolation::Shared), ..request.clone() };
     let fits = Placer::new(Policy::BestFit, 0).find(&shared, &empty).is_some();
     assert_eq!(feasible_when_empty(request, view).is_ok(), fits, "{request:?}");
+}
+
+/// A refused part of one device has no room on any device that could be used, looked at one by one.
+fn check_no_room_on_one_device(view: &View, request: &Request) {
+    let Some(GpuRequest { amount: GpuAmount::Fgpu(asked), devices: None, split: None, models }) =
+        &request.gpu
+    else {
+        return;
+    };
+    let gpu = request.gpu.as_ref().unwrap();
+    let enough_isolation = |node: &NodeView| match request.isolation {
+        Some(Isolation::Whole) => false,
+        Some(Isolation::Shared) => true,
+        Some(_) => !node.enforcers.is_empty(),
+        None => !node.enforcers.is_empty() || node.allow_shared,
+    };
+    let nodes = view.iter().filter(|node| {
+        node.state == NodeState::Ready
+            && request.node.as_ref().is_none_or(|name| *name == node.name)
+            && node.cpu_free >= request.cpu
+            && node.memory_free >= request.memory
+            && enough_isolation(node)
+    });
+    for device in nodes.flat_map(|node| &node.devices) {
+        let quantum = device.units.memory_of(view.quantum());
+        let room = device.blocked.is_none()
+            && (models.is_empty() || gpu.allows_model(&device.model))
+            && device.units.capacity >= *asked
+            && device.units.fgpu_in(device.free) >= *asked
+            && (device.sessions == 0 || device.free.memory >= quantum);
+        assert!(!room, "{request:?} was refused, {device:?} has room");
+    }
 }
 
 /// What is free and what was granted make up each node and device.

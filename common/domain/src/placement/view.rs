@@ -1,5 +1,6 @@
 //! What placement knows of the cluster: nodes, their devices, and what is free on each.
 
+use super::bounds::{ViewError, check_device, check_node, check_totals, shown};
 use super::entry::Entry;
 use super::node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 use super::shape::Shapes;
@@ -7,73 +8,6 @@ use crate::ids::{DeviceUuid, NodeName};
 use crate::slice::{Demand, Slice};
 use crate::units::{CpuMilli, Fgpu, MemoryBytes};
 use std::collections::HashMap;
-
-/// Why a change does not agree with what the view holds. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ViewError {
-    /// The name is taken.
-    #[error("node {node} is already in the view")]
-    DuplicateNode {
-        /// The node.
-        node: NodeName,
-    },
-    /// No such node.
-    #[error("node {node} is not in the view")]
-    UnknownNode {
-        /// The node.
-        node: NodeName,
-    },
-    /// No such device there.
-    #[error("node {node} has no device {device}")]
-    UnknownDevice {
-        /// The node.
-        node: NodeName,
-        /// The device.
-        device: DeviceUuid,
-    },
-    /// A device, or an index, named twice.
-    #[error("device {device} (or its index) is named twice on node {node}")]
-    DuplicateDevice {
-        /// The node.
-        node: NodeName,
-        /// The device.
-        device: DeviceUuid,
-    },
-    /// More devices than a node may have.
-    #[error("node {node} has {devices} devices: at most {most} are supported")]
-    TooManyDevices {
-        /// The node.
-        node: NodeName,
-        /// Its devices.
-        devices: usize,
-        /// The limit.
-        most: usize,
-    },
-    /// More taken than is free.
-    #[error("node {node} cannot give {wanted} of {what}: {free} is free")]
-    NotFree {
-        /// The node.
-        node: NodeName,
-        /// CPU, memory, or which device.
-        what: String,
-        /// The amount.
-        wanted: String,
-        /// What there is.
-        free: String,
-    },
-    /// More free than there is, or given back than was taken.
-    #[error("node {node} would have {free} of {what} free: it has {total}")]
-    BeyondTotal {
-        /// The node.
-        node: NodeName,
-        /// CPU, memory, or which device.
-        what: String,
-        /// What would be free.
-        free: String,
-        /// What there is.
-        total: String,
-    },
-}
 
 /// The cluster as placement sees it: nodes in the order of insertion, which decides ties.
 #[derive(Debug, Clone)]
@@ -85,8 +19,12 @@ pub struct View {
     shapes: Shapes,
 }
 
-/// Devices a node may have: chosen ones are kept in the bits of a `u128`.
-const MAX_DEVICES: usize = 128;
+/// What becomes of one device.
+struct Change {
+    slot: usize,
+    free: Demand,
+    sessions: u32,
+}
 
 impl View {
     /// A view without nodes, for requests in steps of `quantum`.
@@ -265,17 +203,11 @@ impl View {
         Ok(entry)
     }
 
-    fn commit(
-        &mut self,
-        at: usize,
-        cpu: CpuMilli,
-        memory: MemoryBytes,
-        changes: Vec<(usize, (Demand, u32))>,
-    ) {
+    fn commit(&mut self, at: usize, cpu: CpuMilli, memory: MemoryBytes, changes: Vec<Change>) {
         let node = &mut self.entries[at].node;
         node.cpu_free = cpu;
         node.memory_free = memory;
-        for (slot, (free, sessions)) in changes {
+        for Change { slot, free, sessions } in changes {
             node.devices[slot].free = free;
             node.devices[slot].sessions = sessions;
         }
@@ -292,15 +224,16 @@ fn changes(
     node: &NodeView,
     allocation: &Allocation,
     change: impl Fn(&DeviceView, &Slice) -> Result<(Demand, u32), ViewError>,
-) -> Result<Vec<(usize, (Demand, u32))>, ViewError> {
-    let mut changes: Vec<(usize, (Demand, u32))> = Vec::with_capacity(allocation.slices.len());
+) -> Result<Vec<Change>, ViewError> {
+    let mut changes: Vec<Change> = Vec::with_capacity(allocation.slices.len());
     for slice in &allocation.slices {
         let slot = find_device(node, &slice.device)?;
-        if changes.iter().any(|(other, _)| *other == slot) {
+        if changes.iter().any(|change| change.slot == slot) {
             let (node, device) = (node.name.clone(), slice.device.clone());
             return Err(ViewError::DuplicateDevice { node, device });
         }
-        changes.push((slot, change(&node.devices[slot], slice)?));
+        let (free, sessions) = change(&node.devices[slot], slice)?;
+        changes.push(Change { slot, free, sessions });
     }
     Ok(changes)
 }
@@ -308,54 +241,4 @@ fn changes(
 fn find_device(node: &NodeView, uuid: &DeviceUuid) -> Result<usize, ViewError> {
     let found = node.devices.iter().position(|device| device.uuid == *uuid);
     found.ok_or_else(|| ViewError::UnknownDevice { node: node.name.clone(), device: uuid.clone() })
-}
-
-fn check_node(node: &NodeView) -> Result<(), ViewError> {
-    let devices = node.devices.len();
-    if devices > MAX_DEVICES {
-        let node = node.name.clone();
-        return Err(ViewError::TooManyDevices { node, devices, most: MAX_DEVICES });
-    }
-    check_totals(node, node.cpu_free, node.memory_free)?;
-    for (at, device) in node.devices.iter().enumerate() {
-        let same = |other: &DeviceView| other.uuid == device.uuid || other.index == device.index;
-        if node.devices[..at].iter().any(same) {
-            let (node, device) = (node.name.clone(), device.uuid.clone());
-            return Err(ViewError::DuplicateDevice { node, device });
-        }
-        check_device(node, device, device.free)?;
-    }
-    Ok(())
-}
-
-fn check_totals(node: &NodeView, cpu: CpuMilli, memory: MemoryBytes) -> Result<(), ViewError> {
-    let beyond = |what: &str, free: String, total: String| ViewError::BeyondTotal {
-        node: node.name.clone(),
-        what: what.to_owned(),
-        free,
-        total,
-    };
-    if cpu > node.cpu_total {
-        return Err(beyond("cpu", cpu.to_string(), node.cpu_total.to_string()));
-    }
-    if memory > node.memory_total {
-        return Err(beyond("memory", memory.to_string(), node.memory_total.to_string()));
-    }
-    Ok(())
-}
-
-fn check_device(node: &NodeView, device: &DeviceView, free: Demand) -> Result<(), ViewError> {
-    if free.fits(device.units.whole()) {
-        return Ok(());
-    }
-    Err(ViewError::BeyondTotal {
-        node: node.name.clone(),
-        what: device.uuid.to_string(),
-        free: shown(free),
-        total: shown(device.units.whole()),
-    })
-}
-
-fn shown(demand: Demand) -> String {
-    format!("{} and {} of compute", demand.memory, demand.compute)
 }

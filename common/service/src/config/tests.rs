@@ -50,10 +50,8 @@ fn a_later_layer_wins_and_every_value_knows_where_it_came_from() {
 fn all_faults_are_reported_at_once_with_file_and_line() {
     let file = "lisen = \"a\"\nendpoints = 3\n[timings]\nlost = [1]\n";
 
-    let faults = Layers::new()
-        .file_text(Path::new("f.toml"), file)
-        .finish::<Settings>()
-        .unwrap_err();
+    let faults =
+        Layers::new().file_text(Path::new("f.toml"), file).finish::<Settings>().unwrap_err();
 
     let shown = faults.to_string();
     assert_eq!(faults.0.len(), 3, "{shown}");

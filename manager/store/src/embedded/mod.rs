@@ -43,6 +43,8 @@ const WATCH_EVENTS: usize = 1000;
 /// Only one process may have the file open. Dropping the store waits for a write under way and
 /// lets go of the file. History for watches reaches back to the last rewriting of the file, and
 /// at most 100,000 changes or 32 MiB.
+///
+/// A plain copy of the file, made at any time, is a backup: at worst its end is torn.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     committed: watch::Receiver<i64>,

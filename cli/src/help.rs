@@ -1,0 +1,94 @@
+//! Texts below the help of verbs: examples, and what exit codes mean.
+
+pub(crate) const AFTER_HELP: &str = "\
+Examples:
+  fgpu up                                        a cluster on this machine
+  fgpu run --fgpu 2.5 --image pytorch/pytorch -- python train.py
+  fgpu ps; fgpu logs -f NAME; fgpu explain NAME; fgpu device list
+
+The manager is found by --address or FGPU_ADDRESS, else by the current context (`fgpu context`),
+else at http://127.0.0.1:7070.
+
+Exit codes: 0 done, 1 failed, 2 wrong command line. `run`, `exec` and `wait` give the exit code of
+the session, 125 where fgpu itself failed, 130 when detached by a second Ctrl-C.";
+
+pub(crate) const RUN_HELP: &str = "\
+Examples:
+  fgpu run --fgpu 10 --image pytorch/pytorch -- python train.py
+  fgpu run --fgpu 20 --devices 2 --image vllm/vllm-openai -- --model /models/llama
+  fgpu run --gpu-memory 20GiB --gpu-compute 30% -d --name train --image my/image
+  fgpu run --gpus 2 -it --image ubuntu -- bash
+  fgpu run --fgpu 10 --dry-run
+
+While the session waits, its place in the queue and what is missing are shown. Ctrl-C stops the
+session politely; a second one leaves it alone. The exit code is that of the session, or 125 where
+fgpu itself failed.";
+
+pub(crate) const EXEC_HELP: &str = "\
+Examples:
+  fgpu exec train -- nvidia-smi
+  fgpu exec -it train -- bash
+
+The exit code is that of the command, or 125 where fgpu itself failed.";
+
+pub(crate) const STOP_HELP: &str = "\
+Examples:
+  fgpu stop train
+  fgpu stop --grace 1m train eval
+  fgpu stop $(fgpu ps -q)";
+
+pub(crate) const WAIT_HELP: &str = "\
+Prints a line for each session: id, outcome, exit code. The exit code is that of the first session,
+as named, that did not return 0.";
+
+pub(crate) const CONTEXT_HELP: &str = "\
+Contexts are kept in ~/.config/fgpu/config.toml, readable by you alone.
+
+Examples:
+  fgpu context set lab --address https://gpu.example:7070 --ca ca.pem --token-file token
+  fgpu context use lab";
+
+pub(crate) const DEVICE_HELP: &str = "\
+Examples:
+  fgpu device list
+  fgpu device list --node a1 -o json";
+
+pub(crate) const SIMULATE_HELP: &str = "\
+Examples:
+  fgpu simulate --trace replay.jsonl --policy best-fit --placements out.jsonl
+  fgpu simulate --stdio --policy binpack";
+
+pub(crate) const UP_HELP: &str = "\
+Examples:
+  fgpu up
+  fgpu up --nodes 2 --accelerator sim:4xA100-40GB --runtime process
+  fgpu up --unit-memory 8GiB --data-dir /tmp/fgpu
+
+Every setting of `fgpu manager` and `fgpu agent` also works here, by its environment variable or in
+`--manager-config` and `--agent-config`.";
+
+pub(crate) const DEMO_HELP: &str = "\
+Examples:
+  fgpu demo
+  fgpu demo --runtime docker
+  fgpu demo --keep";
+
+pub(crate) const DOCTOR_HELP: &str = "\
+Exit code 1 if a check failed; warnings are fine.";
+
+pub(crate) const MANAGER_HELP: &str = "\
+Flags win over the environment, which wins over the file. Secrets come by file or environment alone:
+FGPU_BOOTSTRAP_TOKEN and FGPU_BOOTSTRAP_AGENT_TOKEN are the first tokens of a new cluster.
+
+Examples:
+  fgpu manager --data-dir /var/lib/fgpu/manager
+  fgpu manager --config /etc/fgpu/manager.toml --check
+  fgpu manager --listen 0.0.0.0:7070 --tls-cert cert.pem --tls-key key.pem --store-etcd http://e1:2379";
+
+pub(crate) const AGENT_HELP: &str = "\
+Flags win over the environment, which wins over the file.
+
+Examples:
+  fgpu agent --managers https://gpu.example:7070 --tls-ca ca.pem --token-file /etc/fgpu/agent.token
+  fgpu agent --accelerator sim:8xH100-80GB --runtime process --state-dir /tmp/agent
+  fgpu agent --print-config";

@@ -1,0 +1,45 @@
+//! `fgpu simulate`, on a replay of two pods.
+
+use crate::tool::Tool;
+
+const REPLAY: &str = r#"{"kind":"replay","version":1,"name":"tiny","seed":1,"load":1.0,"shuffled":false,"nodes":1,"pods":2,"gpu_capacity_milli":1000,"gpu_demand_milli":1500}
+{"kind":"node","name":"n1","cpu_milli":8000,"memory_mib":8192,"num_gpu":1,"gpu_model":"T4"}
+{"kind":"pod","name":"p1","cpu_milli":1000,"memory_mib":1024,"num_gpu":1,"gpu_milli":1000,"gpu_spec":[]}
+{"kind":"pod","name":"p2","cpu_milli":1000,"memory_mib":1024,"num_gpu":1,"gpu_milli":500,"gpu_spec":[]}
+"#;
+
+const PLACEMENTS: &str = r#"{"pod":"p1","node":"n1","gpus":[0]}
+{"pod":"p2","node":null,"gpus":[]}
+"#;
+
+#[tokio::test]
+async fn a_replay_is_reported_and_its_placements_are_written() {
+    let tool = Tool::new();
+    let (trace, log) = (tool.home().join("replay.jsonl"), tool.home().join("out.jsonl"));
+    std::fs::write(&trace, REPLAY).unwrap();
+
+    let line = format!(
+        "simulate --trace {} --policy best-fit --placements {} -o json",
+        trace.display(),
+        log.display()
+    );
+    let ran = tool.run(&line).await;
+
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["pods"], &report["failed_pods"]), (&2.into(), &1.into()));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), PLACEMENTS);
+}
+
+#[tokio::test]
+async fn pods_are_answered_one_by_one_over_standard_input_and_output() {
+    let ran = Tool::new().run_with_input("simulate --stdio --policy binpack", REPLAY).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, PLACEMENTS), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_trace_that_is_not_there_is_named() {
+    let ran = Tool::new().run("simulate --trace /nowhere.jsonl").await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("/nowhere.jsonl") && ran.err.contains("No such file"), "{}", ran.err);
+}

@@ -1,0 +1,71 @@
+//! What readers and watchers see.
+
+use fgpu_domain::cluster::Cluster;
+use fgpu_domain::ids::{NodeName, SessionId};
+use fgpu_domain::node::Node;
+use fgpu_domain::placement::NodeState;
+use fgpu_domain::session::Session;
+use imbl::OrdMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The state of the cluster as of one commit. A clone of the maps is cheap.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    /// Grows with every commit within a term.
+    pub(crate) version: u64,
+    pub(crate) sessions: OrdMap<SessionId, Arc<Session>>,
+    pub(crate) nodes: OrdMap<NodeName, Arc<Node>>,
+    pub(crate) states: Arc<BTreeMap<NodeName, NodeState>>,
+}
+
+/// What one commit changed, in order.
+#[derive(Debug)]
+pub(crate) struct ChangeBatch {
+    /// The state after it.
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) changes: Vec<SessionChange>,
+}
+
+/// A session that changed or is gone.
+#[derive(Debug, Clone)]
+pub(crate) enum SessionChange {
+    Changed(Arc<Session>),
+    /// The record as it was last.
+    Removed(Arc<Session>),
+}
+
+impl Snapshot {
+    /// The state of `cluster`; node states are worked out anew unless `states` still hold.
+    pub(super) fn of(
+        cluster: &Cluster,
+        version: u64,
+        states: Option<Arc<BTreeMap<NodeName, NodeState>>>,
+    ) -> Self {
+        let fresh = || {
+            let names = cluster.nodes().keys();
+            let state = |name: &NodeName| Some((name.clone(), cluster.node_state(name)?));
+            Arc::new(names.filter_map(state).collect())
+        };
+        Self {
+            version,
+            sessions: cluster.sessions().clone(),
+            nodes: cluster.nodes().clone(),
+            states: states.unwrap_or_else(fresh),
+        }
+    }
+
+    /// What happened to sessions between `older` and this.
+    pub(crate) fn since(&self, older: &Snapshot) -> Vec<SessionChange> {
+        let mut changes = Vec::new();
+        for (id, session) in &self.sessions {
+            let same = older.sessions.get(id).is_some_and(|old| Arc::ptr_eq(old, session));
+            if !same {
+                changes.push(SessionChange::Changed(session.clone()));
+            }
+        }
+        let gone = older.sessions.iter().filter(|(id, _)| !self.sessions.contains_key(*id));
+        changes.extend(gone.map(|(_, session)| SessionChange::Removed(session.clone())));
+        changes
+    }
+}

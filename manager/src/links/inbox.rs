@@ -1,0 +1,158 @@
+//! What an agent said and the engine has not taken yet.
+//!
+//! One input is on its way at a time; what comes meanwhile is gathered, so an agent that talks much
+//! costs no more memory than what it has to say. What the store could not take is told again.
+
+use fgpu_domain::cluster::Input;
+use fgpu_domain::ids::NodeName;
+use fgpu_domain::node::Inventory;
+use fgpu_domain::session::{Report, ReportState};
+use std::mem::discriminant;
+
+/// Words of one agent on their way to the engine.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    node: NodeName,
+    register: Option<Input>,
+    inventory: Option<Inventory>,
+    reports: Vec<Report>,
+    full: bool,
+}
+
+impl Inbox {
+    /// Begins with the registration.
+    pub(super) fn new(node: NodeName, register: Input) -> Self {
+        Self { node, register: Some(register), inventory: None, reports: Vec::new(), full: false }
+    }
+
+    pub(super) fn inventory(&mut self, inventory: Inventory) {
+        self.inventory = Some(inventory);
+    }
+
+    /// Adds news; with `full` they replace all that was said before.
+    pub(super) fn reports(&mut self, reports: Vec<Report>, full: bool) {
+        if full {
+            self.reports.clear();
+            self.full = true;
+        }
+        for report in reports {
+            // Progress of one placement: only the newest word of each kind matters.
+            self.reports.retain(|old| !is_newer(&report, old));
+            self.reports.push(report);
+        }
+    }
+
+    /// Puts back what the engine could not take; what came since stands.
+    pub(super) fn put_back(&mut self, input: Input) {
+        match input {
+            Input::Register { .. } => self.register = Some(input),
+            Input::Inventory { inventory, .. } => {
+                self.inventory.get_or_insert(*inventory);
+            }
+            Input::Reports { reports, full, .. } if !self.full => {
+                let newer = std::mem::take(&mut self.reports);
+                self.reports(reports, full);
+                self.reports(newer, false);
+            }
+            _ => {}
+        }
+    }
+
+    /// The next input, if there is something to tell.
+    pub(super) fn next(&mut self) -> Option<Input> {
+        if let Some(register) = self.register.take() {
+            return Some(register);
+        }
+        let node = self.node.clone();
+        if let Some(inventory) = self.inventory.take() {
+            return Some(Input::Inventory { node, inventory: Box::new(inventory) });
+        }
+        if self.reports.is_empty() && !self.full {
+            return None;
+        }
+        let reports = std::mem::take(&mut self.reports);
+        let full = std::mem::take(&mut self.full);
+        Some(Input::Reports { node, reports, full })
+    }
+}
+
+fn is_newer(new: &Report, old: &Report) -> bool {
+    let kind = |report: &Report| match &report.state {
+        ReportState::Preparing(_) => None,
+        other => Some(discriminant(other)),
+    };
+    old.session == new.session && old.generation == new.generation && kind(old) == kind(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fgpu_domain::ids::SessionId;
+    use fgpu_domain::session::Progress;
+    use fgpu_domain::time::UnixMillis;
+
+    fn inbox() -> Inbox {
+        let node = NodeName::new("a1").unwrap();
+        let mut inbox = Inbox::new(node.clone(), Input::RemoveNode { node });
+        inbox.next();
+        inbox
+    }
+
+    fn report(session: &str, state: ReportState) -> Report {
+        Report { session: SessionId::new(session).unwrap(), generation: 1, state, grant: None }
+    }
+
+    fn pulling(done: u64) -> ReportState {
+        ReportState::Preparing(Progress::Pulling { done, total: 0 })
+    }
+
+    fn running() -> ReportState {
+        ReportState::Running { at: UnixMillis(1), ports: Vec::new() }
+    }
+
+    fn gone() -> ReportState {
+        ReportState::Gone { exit_code: Some(0), code: String::new(), message: String::new() }
+    }
+
+    fn taken(inbox: &mut Inbox) -> (Vec<ReportState>, bool) {
+        match inbox.next() {
+            Some(Input::Reports { reports, full, .. }) => {
+                (reports.into_iter().map(|report| report.state).collect(), full)
+            }
+            other => panic!("reports were expected, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn progress_is_gathered_but_no_step_is_lost() {
+        let mut inbox = inbox();
+        for state in [pulling(1), pulling(2), running(), gone()] {
+            inbox.reports(vec![report("aaaaaaaa", state)], false);
+        }
+        assert_eq!(taken(&mut inbox), (vec![pulling(2), running(), gone()], false));
+        assert!(inbox.next().is_none());
+    }
+
+    #[test]
+    fn what_could_not_be_taken_is_told_again_before_what_came_since() {
+        let mut inbox = inbox();
+        inbox.reports(vec![report("aaaaaaaa", running())], false);
+        let first = inbox.next().unwrap();
+        inbox.reports(vec![report("aaaaaaaa", gone())], false);
+
+        inbox.put_back(first);
+
+        assert_eq!(taken(&mut inbox), (vec![running(), gone()], false));
+    }
+
+    #[test]
+    fn a_full_report_replaces_everything_said_before_even_nothing() {
+        let mut inbox = inbox();
+        inbox.reports(vec![report("aaaaaaaa", running())], false);
+        let first = inbox.next().unwrap();
+        inbox.reports(Vec::new(), true);
+        inbox.put_back(first);
+
+        assert_eq!(taken(&mut inbox), (Vec::new(), true));
+    }
+}

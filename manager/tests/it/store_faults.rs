@@ -1,0 +1,189 @@
+//! A store that fails: nothing acknowledged is lost, nothing is doubled.
+
+use crate::agent::{FakeAgent, gone, registration, running};
+use crate::harness::{World, code, create_with, eventually, spec};
+use fgpu_store::{Fault, Store as _};
+use fgpu_wire::v1;
+
+#[tokio::test]
+async fn a_lost_answer_of_the_store_neither_doubles_nor_loses_a_session() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    for (fault, request) in [(Fault::LostAck, "request-1"), (Fault::LostRequest, "request-2")] {
+        world.store.fail_next_commits([fault]);
+        let created = manager.sessions().create_session(create_with(request)).await.unwrap();
+        assert!(!created.into_inner().existed, "{fault:?}");
+    }
+    // The look at what became of it fails as well.
+    world.store.fail_next_commits([Fault::LostAck, Fault::None]);
+    world.store.fail_next([Fault::Unavailable]);
+    let created = manager.sessions().create_session(create_with("request-3")).await.unwrap();
+    assert!(!created.into_inner().existed);
+
+    assert_eq!(manager.list().await.len(), 3);
+    assert_eq!(world.records().await, 3);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_creates_are_refused_reads_served_and_it_recovers() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let agent = FakeAgent::join(&manager, "a1").await;
+    let id = manager.create(spec(1000)).await.id;
+    let wanted = agent.wants(&id).await;
+    agent.report(&wanted, running()).await;
+    manager.reaches(&id, v1::Phase::Running).await;
+
+    world.store.fail_all(Fault::Unavailable);
+    for _ in 0..3 {
+        let refused =
+            manager.sessions().create_session(create_with("request-1")).await.unwrap_err();
+        assert_eq!(code(&refused), "STORE_UNAVAILABLE");
+    }
+    assert_eq!(manager.get(&id).await.phase(), v1::Phase::Running);
+    assert_eq!(manager.list().await.len(), 1);
+    // What agents say meanwhile is not lost.
+    agent.report(&wanted, gone(0)).await;
+    agent.be_heard(1).await;
+    assert_eq!(manager.get(&id).await.phase(), v1::Phase::Running);
+
+    world.store.heal();
+    manager.reaches(&id, v1::Phase::Ended).await;
+    let created = eventually("creates are taken again", async || {
+        let answer = manager.sessions().create_session(create_with("request-1")).await;
+        answer.map_err(|status| status.to_string())
+    })
+    .await;
+    agent.wants(&created.into_inner().session.unwrap().id).await;
+    assert_eq!(world.records().await, 2);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_known_agent_is_welcomed_and_acknowledged_while_the_store_is_away() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let agent = FakeAgent::join(&manager, "a1").await;
+    let id = manager.create(spec(1000)).await.id;
+    let wanted = agent.wants(&id).await;
+    agent.report(&wanted, running()).await;
+    manager.reaches(&id, v1::Phase::Running).await;
+    world.store.fail_all(Fault::Unavailable);
+    let refused = manager.sessions().create_session(create_with("request-1")).await.unwrap_err();
+    assert_eq!(code(&refused), "STORE_UNAVAILABLE");
+    drop(agent);
+
+    let mut back = registration("a1", "agent-a1");
+    back.sessions = Some(v1::SessionReports {
+        full: true,
+        sessions: vec![v1::SessionReport {
+            session_id: id.clone(),
+            generation: wanted.generation,
+            state: Some(gone(0)),
+            grant: wanted.grant.clone(),
+        }],
+    });
+    let agent = FakeAgent::dial(&manager, back).await;
+    agent.welcomed().await;
+    agent.be_heard(1).await;
+    agent.wants(&id).await;
+    assert_eq!(manager.get(&id).await.phase(), v1::Phase::Running);
+
+    world.store.heal();
+    manager.reaches(&id, v1::Phase::Ended).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_store_is_named_as_such_and_used_again_once_there_is_space() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    world.store.fail_all(Fault::Full);
+
+    let refused = manager.sessions().create_session(create_with("request-1")).await.unwrap_err();
+    assert_eq!(code(&refused), "STORE_FULL");
+    assert_eq!(manager.list().await, []);
+
+    world.store.heal();
+    eventually("creates are taken again", async || {
+        let answer = manager.sessions().create_session(create_with("request-1")).await;
+        answer.map_err(|status| status.to_string())
+    })
+    .await;
+    assert_eq!(manager.list().await.len(), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn many_creates_at_once_share_few_writes_and_all_are_durable() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let before = world.store.commits();
+    let calls = (0..200).map(|number| {
+        let mut client = manager.sessions();
+        tokio::spawn(async move {
+            client.create_session(create_with(&format!("request-{number}"))).await.unwrap()
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+
+    let commits = world.store.commits() - before;
+    assert!(commits < 200, "{commits} commits for 200 creates");
+    assert_eq!(world.records().await, 200);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_one_transaction_is_written_whole() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    for number in 0..300 {
+        let small =
+            v1::SessionSpec { cpu_milli: 100, memory_bytes: 16 << 20, gpu: None, ..spec(1) };
+        let request =
+            v1::CreateSessionRequest { spec: Some(small), request_id: format!("request-{number}") };
+        manager.sessions().create_session(request).await.unwrap();
+    }
+    // All 300 are placed at once when the node comes, and stopped at once when it is drained; the
+    // store loses an answer in the middle of each.
+    world.store.fail_next_commits([Fault::None, Fault::LostAck, Fault::LostRequest]);
+    let agent = FakeAgent::join(&manager, "a1").await;
+    agent
+        .hears("all 300", |heard| (heard.desired.last()?.sessions.len() == 300).then_some(()))
+        .await;
+    world.store.fail_next_commits([Fault::None, Fault::LostAck, Fault::LostRequest]);
+    let drain = v1::DrainNodeRequest { name: "a1".to_owned() };
+    manager.nodes().drain_node(drain).await.unwrap();
+
+    let stopping = |session: &v1::Session| session.phase() == v1::Phase::Stopping;
+    assert!(manager.list().await.iter().all(stopping));
+    let restored = world.restored().await;
+    assert_eq!(fgpu_domain::check::check(&restored), Ok(()));
+    let stored = restored.sessions().values();
+    assert_eq!(stored.filter(|session| session.phase.name() == "stopping").count(), 300);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_manager_whose_mark_was_moved_by_someone_else_reads_everything_anew() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let id = manager.create(spec(1000)).await.id;
+    let intruder = fgpu_store::Txn::new().put("engine/commit", "someone else");
+    world.store.inner().commit(intruder).await.unwrap();
+
+    let refused = manager.sessions().create_session(create_with("request-1")).await.unwrap_err();
+    assert_eq!(code(&refused), "NOT_LEADER");
+    eventually("it leads again", async || {
+        let answer = manager.sessions().create_session(create_with("request-1")).await;
+        answer.map_err(|status| status.to_string())
+    })
+    .await;
+
+    assert_eq!(manager.get(&id).await.id, id);
+    assert_eq!(world.records().await, 2);
+    manager.stop().await;
+}

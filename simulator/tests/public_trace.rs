@@ -1,0 +1,39 @@
+//! The public openb trace, where it is at hand: set `FGPU_TRACES` to a folder that holds
+//! `openb_pod_list_default.csv`, its node list, and `csv2jsonl.py`.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use fgpu_domain::placement::Policy;
+use fgpu_simulator::{SimulateOptions, run};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[test]
+fn best_fit_gives_out_93_percent_of_the_public_trace_as_published() {
+    let Some(traces) = std::env::var_os("FGPU_TRACES").map(PathBuf::from) else {
+        eprintln!("skipped: FGPU_TRACES names no folder with the openb trace and csv2jsonl.py");
+        return;
+    };
+    let replay = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openb-42.jsonl");
+    let made = Command::new("python3")
+        .arg(traces.join("csv2jsonl.py"))
+        .args(["--seed", "42", "--pods"])
+        .arg(traces.join("openb_pod_list_default.csv"))
+        .arg("-o")
+        .arg(&replay)
+        .output()
+        .expect("python3 is needed to make the replay: install it, or leave FGPU_TRACES unset");
+    assert!(made.status.success(), "csv2jsonl.py: {}", String::from_utf8_lossy(&made.stderr));
+    let options = SimulateOptions {
+        trace: replay,
+        policy: Policy::BestFit,
+        seed: 42,
+        placements: None,
+        json: false,
+        timing: false,
+    };
+
+    let report = run(&options, &mut Vec::new(), &mut |_, _| {}).unwrap();
+
+    let at_130 = report.levels[&130].alloc_pct;
+    assert!((92.5..=93.5).contains(&at_130), "{}", report.table());
+}
