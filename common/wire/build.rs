@@ -17,9 +17,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(out, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .btree_map(".")
-        .build_transport(true)
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().btree_map(".").build_transport(true).compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Replays a recorded workload through the placement code of fgpu.
 //!
 //! A replay is a text file of JSON lines (`docs/replay-format.md`): a cluster, then pods in the
-//! order they arrived. [`run`] replays a file and reports how much of the GPU was given out;
+//! order they arrived. [`fn@run`] replays a file and reports how much of the GPU was given out;
 //! [`stdio`] answers pod by pod, so that another program can hold the replay and keep score.
 //! Both ask the very [`Placer`](fgpu_domain::placement::Placer) that the manager asks.
 //!

@@ -24,6 +24,8 @@ pub struct Script {
     pub explain: Answers<ExplainSessionResponse>,
     /// Each watch sends one of these lists, then stays open.
     pub watch: Mutex<VecDeque<Vec<Session>>>,
+    /// So many watches end after their list, as when a manager goes down.
+    pub broken_watches: Mutex<u32>,
     /// Sent to a watch when a stop is asked for.
     pub after_stop: Mutex<Option<Session>>,
     /// Each log stream sends one of these lists: pieces, then the end or an error.
@@ -145,7 +147,12 @@ impl SessionService for Service {
         for session in sessions {
             sender.send(Ok(changed(session))).await.unwrap();
         }
-        self.0.watchers.lock().unwrap().push(sender);
+        let mut broken = self.0.broken_watches.lock().unwrap();
+        if *broken > 0 {
+            *broken -= 1;
+        } else {
+            self.0.watchers.lock().unwrap().push(sender);
+        }
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -112,15 +112,32 @@ async fn output_cut_off_in_the_middle_goes_on_where_it_stopped() {
         logs: Mutex::new([cut, logs(&[(OUT, "one\ntwo\n"), (OUT, "three\n")])].into()),
         ..Script::default()
     };
-    let after_cut = script;
-    let fake = fake::start(after_cut).await;
+    let fake = fake::start(script).await;
 
-    let child = Tool::new();
-    let line = format!("logs -f train --address {}", fake.address);
-    let ran = child.run(&line).await;
+    let ran = Tool::new().run(&format!("logs -f train --address {}", fake.address)).await;
 
     assert_eq!((ran.code, ran.out.as_str()), (0, "one\ntwo\nthree\n"), "{}", ran.err);
     assert_eq!(fake.script.calls("logs").len(), 2);
+}
+
+#[tokio::test]
+async fn a_manager_that_goes_away_for_a_moment_is_waited_for() {
+    let script = Script {
+        create: always(accepted()),
+        watch: Mutex::new(
+            [vec![session(Phase::Scheduled)], vec![session(Phase::Running), ended(3)]].into(),
+        ),
+        broken_watches: Mutex::new(1),
+        logs: Mutex::new([logs(&[(OUT, "x")])].into()),
+        ..Script::default()
+    };
+    let fake = fake::start(script).await;
+
+    let ran = Tool::new().run(&format!("run --address {} -- true", fake.address)).await;
+
+    assert_eq!((ran.code, ran.out.as_str()), (3, "x"), "{}", ran.err);
+    assert!(ran.err.contains("trying again"), "{}", ran.err);
+    assert!(ran.err.contains("connected to the manager again"), "{}", ran.err);
 }
 
 #[tokio::test]

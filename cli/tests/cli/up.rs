@@ -3,6 +3,7 @@
 
 use crate::tool::{Ran, Tool, finish};
 use serde_json::Value;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -10,7 +11,8 @@ use tokio::process::{Child, ChildStderr};
 
 /// A cluster that runs until it is told to stop.
 struct Up {
-    child: Child,
+    data: PathBuf,
+    child: Option<Child>,
     err: Lines<BufReader<ChildStderr>>,
     said: String,
 }
@@ -26,7 +28,7 @@ impl Up {
         );
         let mut child = tool.command(&line).stderr(Stdio::piped()).spawn().unwrap();
         let err = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut up = Self { child, err, said: String::new() };
+        let mut up = Self { data, child: Some(child), err, said: String::new() };
         up.until_said("try: fgpu run").await;
         up
     }
@@ -48,7 +50,8 @@ impl Up {
 
     /// Interrupts it and waits for its end.
     async fn stop(mut self) -> Ran {
-        let id = self.child.id().unwrap().to_string();
+        let child = self.child.take().unwrap();
+        let id = child.id().unwrap().to_string();
         let sent = std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
         assert!(sent.success());
         let rest = async {
@@ -58,9 +61,30 @@ impl Up {
             }
         };
         tokio::time::timeout(Duration::from_secs(120), rest).await.expect("`up` did not stop");
-        let mut ran = finish(self.child, "up").await;
-        ran.err = self.said;
+        let mut ran = finish(child, "up").await;
+        ran.err.clone_from(&self.said);
         ran
+    }
+}
+
+impl Drop for Up {
+    /// A test that failed in the middle leaves no session behind: each process of one names the
+    /// folder of its cluster.
+    fn drop(&mut self) {
+        if self.child.take().is_none() {
+            return;
+        }
+        let folder = self.data.as_os_str().as_encoded_bytes();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let named = ["cmdline", "environ"].iter().any(|file| {
+                let text = std::fs::read(entry.path().join(file)).unwrap_or_default();
+                text.windows(folder.len()).any(|part| part == folder)
+            });
+            let pid = entry.file_name().into_string().unwrap_or_default();
+            if named && pid.parse::<u32>().is_ok() {
+                let _ = std::process::Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        }
     }
 }
 
@@ -91,6 +115,21 @@ async fn a_session_runs_prints_and_gives_its_exit_code() {
     assert_eq!(tool.run("ps -a -q").await.out, "");
     let ran = up.stop().await;
     assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[tokio::test]
+async fn an_interactive_session_takes_input_and_is_gone_afterwards() {
+    let tool = Tool::new();
+    let up = Up::start(&tool, "").await;
+
+    let line = "run -i --fgpu 1 --cpu 0.1 --memory 64MiB -- cat";
+    let ran = tool.run_with_input(line, "through").await;
+
+    assert_eq!((ran.code, ran.out.as_str()), (0, "through"), "{}", ran.err);
+    let ids = tool.run("ps -a -q").await.out;
+    let waited = tool.run(&format!("wait {}", ids.trim())).await;
+    assert!(waited.out.contains("cancelled"), "{}{}", waited.out, waited.err);
+    up.stop().await;
 }
 
 #[tokio::test]
@@ -179,7 +218,7 @@ async fn sessions_outlive_the_cluster_process_and_are_found_again() {
     };
     until_running("first").await;
     let ran = up.stop().await;
-    assert!(ran.err.contains("1 sessions are left as they are"), "{}", ran.err);
+    assert!(ran.err.contains("1 session is left running"), "{}", ran.err);
 
     let up = Up::start(&tool, "--stop-sessions").await;
 
@@ -189,7 +228,7 @@ async fn sessions_outlive_the_cluster_process_and_are_found_again() {
     assert_eq!(generation, 1, "it was placed anew");
     let ran = up.stop().await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.err.contains("stopping 1 sessions"), "{}", ran.err);
+    assert!(ran.err.contains("stopping the sessions: 1"), "{}", ran.err);
 }
 
 #[tokio::test]

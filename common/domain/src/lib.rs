@@ -2,7 +2,7 @@
 //!
 //! Nothing here performs I/O, awaits, or reads a clock: whatever a decision needs comes in as an
 //! argument (the time as well), and what should happen comes back as a value. Start at
-//! [`cluster`] (all state, one `apply`), then [`slice`] (how a request becomes a grant) and
+//! [`cluster`] (all state, one `apply`), then [`mod@slice`] (how a request becomes a grant) and
 //! [`session`] (the lifecycle).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -2,7 +2,12 @@
 //! simulated agents, each on a connection of its own, heartbeat every 3 s over plaintext loopback.
 //!
 //! `cargo bench -p fgpu-integration --bench heartbeats [-- AGENTS SECONDS]`
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss
+)]
 
 use fgpu_integration::process::resources;
 use fgpu_integration::world::{ManagerOptions, World};

@@ -2,7 +2,7 @@
 //! agents with the fake NVML and a real engine, a command line, and a network that can be cut.
 //!
 //! Start at [`world`]. Everything panics with what it saw: these are tests.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, missing_docs)]
 
 pub mod cli;
 pub mod process;

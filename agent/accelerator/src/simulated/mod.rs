@@ -1,6 +1,6 @@
 //! Devices that exist only in a simulation, from a text or a file.
 //!
-//! [`models`] knows the cards people name, [`text`] reads `8xH100-80GB`, [`file`] reads the file;
+//! [`models`] knows the cards people name, [`text`] reads `8xH100-80GB`, [`mod@file`] reads the file;
 //! both give [`SimulatedDevice`]s, and this module makes devices of them. Nothing is measured:
 //! usage is what the file says, and idle otherwise.
 
