@@ -1,7 +1,9 @@
 //! The main job on real parts: what a session is granted, what its container gets, and what every
 //! list says of it are one and the same; and an agent that is killed changes nothing.
 
-use crate::stage::{Stage, await_phase, cgroup_file};
+use crate::stage::{PATIENCE, Stage, await_phase, cgroup_file};
+use fgpu_integration::cli::text;
+use fgpu_integration::wait::until;
 use serde_json::{Value, json};
 
 /// 10 fGPU of an H100 of 81,559 MiB: ten times 8,155 MiB.
@@ -113,7 +115,11 @@ fn a_killed_agent_comes_back_to_an_untouched_container() {
     assert_eq!(back["generation"], 1);
     assert_eq!(back["grant"], session["grant"]);
     // And it is still in hand: it can be talked to and stopped.
-    assert_eq!(cli.ok(&["exec", &id, "--", "echo", "here"]), "here");
+    let answer = until("the agent connected again", PATIENCE, || {
+        let output = cli.run(&["exec", &id, "--", "echo", "here"]);
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    });
+    assert_eq!(answer.trim(), "here");
     cli.ok(&["stop", &id, "--grace", "1s"]);
     await_phase(&cli, &id, "ended");
     assert!(stage.find_container(&id).is_none());

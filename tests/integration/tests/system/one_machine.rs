@@ -20,7 +20,7 @@ fn the_demonstration_shows_what_it_claims_and_cleans_up() {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
     let said = format!("{out}{err}").to_lowercase();
-    for word in ["simulated", "10 fgpu", "running", "waits", "device"] {
+    for word in ["simulated", "10 fgpu", "running", "wait", "device"] {
         assert!(said.contains(word), "the demonstration does not speak of `{word}`:\n{out}\n{err}");
     }
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path()).collect();

@@ -81,7 +81,9 @@ impl Stage {
     /// Starts a session that sleeps.
     pub(crate) fn create(&self, flags: &[&str]) -> String {
         let mut arguments = vec!["run", "--detach", "--quiet", "--image", IMAGE];
-        arguments.extend(["--cpu", "0.1", "--memory", "32MiB"]);
+        if !flags.contains(&"--cpu") {
+            arguments.extend(["--cpu", "0.1", "--memory", "32MiB"]);
+        }
         arguments.extend(flags);
         arguments.extend(["--", "sleep", "3600"]);
         self.cli().ok(&arguments)
