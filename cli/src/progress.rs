@@ -10,6 +10,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::output;
 use crate::view::{self, GrantView};
 
+/// One line, cut off where the terminal ends.
+const STATE: &str = "{spinner} {wide_msg}";
+
 /// Shows how one thing goes.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -31,6 +34,7 @@ impl Progress {
             Mode::Quiet
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(style(STATE));
             bar.enable_steady_tick(Duration::from_millis(120));
             Mode::Live(bar)
         } else {
@@ -49,7 +53,7 @@ impl Progress {
             Mode::Quiet => {}
             Mode::Lines => output::say(text),
             Mode::Live(bar) => {
-                bar.set_style(style("{spinner} {msg}"));
+                bar.set_style(style(STATE));
                 bar.set_message(text.to_owned());
             }
         }

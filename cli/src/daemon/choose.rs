@@ -94,6 +94,11 @@ pub(crate) async fn choose_runtime(
     }
 }
 
+/// The engine's socket where nothing of ours names one: DOCKER_HOST, or the usual place.
+pub(crate) fn machine_socket() -> String {
+    fgpu_runtime::docker::default_endpoint(super::flags::lookup("DOCKER_HOST"))
+}
+
 /// The version of the engine at `socket`.
 pub(crate) async fn docker_version(socket: &str) -> Result<String, Failure> {
     let owner = Owner { cluster: "probe".to_owned(), node: "probe".to_owned() };

@@ -19,7 +19,7 @@ use fgpu_wire::v1::{CreateTokenRequest, ListNodesRequest, Node, NodeState, Role}
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::choose::{Chosen, choose_accelerator, choose_runtime};
+use super::choose::{Chosen, choose_accelerator, choose_runtime, machine_socket};
 use super::{agent, manager};
 use crate::connect::{Link, Repeat, Target};
 use crate::failure::Failure;
@@ -55,6 +55,8 @@ pub(crate) struct Local {
     manager: RunningManager,
     agents: Vec<JoinHandle<Result<(), AgentError>>>,
     work: CancellationToken,
+    /// The engine's socket.
+    socket: String,
     /// How it is reached, from here.
     pub(crate) target: Target,
     /// Which devices, and why.
@@ -67,7 +69,8 @@ impl Local {
     /// Starts everything; the nodes may still be on their way, see [`ready`](Self::ready).
     pub(crate) async fn start(options: &LocalOptions) -> Result<Self, Failure> {
         let accelerator = choose_accelerator(&options.accelerator, options.nodes.len())?;
-        let runtime = choose_runtime(options.runtime, &docker_socket(options)).await?;
+        let socket = docker_socket(options)?;
+        let runtime = choose_runtime(options.runtime, &socket).await?;
         make_folder(&options.data_dir)?;
         let work = CancellationToken::new();
         let mut given = options.manager.clone();
@@ -78,6 +81,7 @@ impl Local {
         let (token_file, tls) = (config.bootstrap.token_file.clone(), config.tls.is_some());
         let manager = manager::start_leading(config, work.clone()).await?;
         let mut local = Self {
+            socket,
             target: Target {
                 addresses: vec![local_url(manager.address, tls)],
                 token: None,
@@ -135,6 +139,7 @@ impl Local {
         set("state_dir", folder.display().to_string());
         set("token_file", token.display().to_string());
         set("accelerator", self.accelerator.value.to_string());
+        set("docker", self.socket.clone());
         set("runtime", runtime_word(self.runtime.value).to_owned());
         if count > 1 {
             // Nodes on one machine share it.
@@ -240,14 +245,16 @@ fn agent_end(ended: Result<Result<(), AgentError>, JoinError>) -> Option<Failure
     }
 }
 
-fn docker_socket(options: &LocalOptions) -> String {
-    let given = options.agent.iter().find(|(_, field, _)| *field == "docker");
-    given
-        .map(|(_, _, text)| text.clone())
-        .or_else(|| super::flags::lookup("FGPU_AGENT_DOCKER"))
-        .unwrap_or_else(|| {
-            fgpu_runtime::docker::default_endpoint(super::flags::lookup("DOCKER_HOST"))
-        })
+/// The engine's socket: a flag, then the agents' own environment and file, then DOCKER_HOST.
+fn docker_socket(options: &LocalOptions) -> Result<String, Failure> {
+    let own = options.agent.iter().any(|(_, field, _)| *field == "docker")
+        || super::flags::lookup("FGPU_AGENT_DOCKER").is_some()
+        || options.agent_config.is_some();
+    if !own {
+        return Ok(machine_socket());
+    }
+    let config = agent::load(options.agent_config.as_ref(), &options.agent, &Machine::read());
+    config.map(|config| config.docker).map_err(|faults| super::faults(&faults))
 }
 
 fn runtime_word(runtime: RuntimeChoice) -> &'static str {

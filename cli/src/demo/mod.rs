@@ -15,6 +15,7 @@ use fgpu_service::logging::LogConfig;
 use fgpu_wire::v1::ListSessionsRequest;
 
 use crate::daemon::choose::{self, Chosen};
+use crate::daemon::flags;
 use crate::daemon::local::{Given, Local, LocalOptions};
 use crate::daemon::{init_log, on_signals};
 use crate::failure::{EXIT_INTERRUPTED, Failure};
@@ -181,11 +182,11 @@ async fn program(runtime: RuntimeChoice) -> Result<(Program, Option<String>), Fa
         let command = words(own.display().to_string());
         return Ok((Program { image: String::new(), command }, None));
     }
-    let socket = fgpu_runtime::docker::default_endpoint(std::env::var("DOCKER_HOST").ok());
+    let socket = flags::lookup("FGPU_AGENT_DOCKER").unwrap_or_else(choose::machine_socket);
     choose::choose_runtime(runtime, &socket).await?;
     let name = format!("fgpu-demo:{}", std::process::id());
-    output::line(format!("making the image {name} of this program"))?;
     image::make(&socket, &name, &own)?;
+    output::line(format!("made the image {name} of this program"))?;
     Ok((Program { image: name, command: words("/fgpu".to_owned()) }, Some(socket)))
 }
 

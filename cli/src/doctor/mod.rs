@@ -12,6 +12,7 @@ use fgpu_wire::v1::GetClusterRequest;
 use serde::Serialize;
 
 use crate::connect::{ConnectArgs, Repeat};
+use crate::daemon::choose;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::output::{self, Format, OutputArgs};
 
@@ -86,9 +87,7 @@ impl Check {
 
 /// Runs `fgpu doctor`; the exit code is 1 if a check failed.
 pub(crate) async fn run(args: DoctorArgs) -> Result<u8, Failure> {
-    let socket = args.docker.clone().unwrap_or_else(|| {
-        fgpu_runtime::docker::default_endpoint(std::env::var("DOCKER_HOST").ok())
-    });
+    let socket = args.docker.clone().unwrap_or_else(choose::machine_socket);
     let mut checks = machine::system();
     checks.push(machine::folder(&args.state_dir));
     let engine = machine::engine(&socket).await;
