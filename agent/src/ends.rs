@@ -92,7 +92,14 @@ impl End {
     /// The end `state` tells, `None` while the container has not ended.
     #[must_use]
     pub fn of_state(state: &ContainerState, now: UnixMillis) -> Option<Self> {
-        let ContainerState::Exited { code, oom_killed, finished_at_unix_ms, error } = state else {
+        let ContainerState::Exited {
+            code,
+            oom_killed,
+            finished_at_unix_ms,
+            error,
+            command_missing,
+        } = state
+        else {
             return None;
         };
         let at = match finished_at_unix_ms {
@@ -109,7 +116,8 @@ impl End {
                 ),
             );
         } else if let Some(error) = error {
-            end = end.because(START_FAILED, error.clone());
+            let reason = if *command_missing { COMMAND_NOT_FOUND } else { START_FAILED };
+            end = end.because(reason, error.clone());
         }
         Some(end)
     }
@@ -170,8 +178,13 @@ mod tests {
     use super::*;
 
     fn exited(code: i32, oom_killed: bool) -> End {
-        let state =
-            ContainerState::Exited { code, oom_killed, finished_at_unix_ms: 0, error: None };
+        let state = ContainerState::Exited {
+            code,
+            oom_killed,
+            finished_at_unix_ms: 0,
+            error: None,
+            command_missing: false,
+        };
         End::of_state(&state, UnixMillis(7)).unwrap()
     }
 
@@ -200,11 +213,25 @@ mod tests {
             oom_killed: false,
             finished_at_unix_ms: 5,
             error: Some("lost".to_owned()),
+            command_missing: false,
         };
         let end = End::of_state(&state, UnixMillis(7)).unwrap();
         assert_eq!((end.code.as_str(), end.message.as_str()), (START_FAILED, "lost"));
         assert_eq!(end.after_running().code, EXIT_UNKNOWN);
         assert_eq!(exited(3, false).after_running(), exited(3, false));
+    }
+
+    #[test]
+    fn a_command_that_its_init_could_not_run_was_not_found() {
+        let state = ContainerState::Exited {
+            code: 127,
+            oom_killed: false,
+            finished_at_unix_ms: 5,
+            error: Some("exec /x failed: No such file or directory".to_owned()),
+            command_missing: true,
+        };
+        let end = End::of_state(&state, UnixMillis(7)).unwrap().after_running();
+        assert_eq!((end.code.as_str(), end.exit_code), (COMMAND_NOT_FOUND, Some(127)));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub enum ContainerState {
         finished_at_unix_ms: u64,
         /// Why it could not be started, or why the code is not known exactly.
         error: Option<String>,
+        /// Whether `error` says that the command was not found or is not executable.
+        command_missing: bool,
     },
 }
 

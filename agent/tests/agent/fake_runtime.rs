@@ -189,6 +189,7 @@ fn exited(code: i32, oom_killed: bool) -> ContainerState {
         oom_killed,
         finished_at_unix_ms: FIRST_START_MS + 500_000,
         error: None,
+        command_missing: false,
     }
 }
 

@@ -33,9 +33,9 @@ pub use reference::ImageReference;
 
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::{
-    CgroupDriver, Container, ContainerRuntime, ContainerSpec, ContainerStats, EventStream,
-    ExecSession, ExecSpec, Limits, LogChunkStream, LogOptions, PullPolicy, PullProgress,
-    RuntimeError, RuntimeInfo, generation_of,
+    CgroupDriver, Container, ContainerRuntime, ContainerSpec, ContainerState, ContainerStats,
+    EventStream, ExecSession, ExecSpec, Limits, LogChunkStream, LogOptions, PullPolicy,
+    PullProgress, RuntimeError, RuntimeInfo, generation_of,
 };
 
 /// How many containers are asked for at once when all are listed.
@@ -88,6 +88,29 @@ impl DockerRuntime {
             Err(EngineError::Answered { status: 404, .. }) => Ok(None),
             Err(error) => Err(error.into_runtime(format!("inspect container {id}"))),
         }
+    }
+
+    /// A container in our words, with what its init said where that is the only trace of a command
+    /// that could not be run.
+    async fn described(&self, found: &ContainerInspectResponse) -> Container {
+        let mut seen = observe::container(found);
+        let id = seen.id.clone();
+        if observe::init_may_have_failed(found, &seen)
+            && let ContainerState::Exited { error, command_missing, .. } = &mut seen.state
+        {
+            // Output that cannot be read tells nothing; the exit code stands.
+            let said = self.last_line(&id).await.unwrap_or_default();
+            *error = observe::init_failure(&said);
+            *command_missing = error.is_some();
+        }
+        seen
+    }
+
+    async fn last_line(&self, id: &str) -> Result<String, RuntimeError> {
+        let options = LogOptions { tail: Some(1), ..LogOptions::default() };
+        let chunks: Vec<_> = streams::logs(&self.engine, id, &options).await?.try_collect().await?;
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.data).collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The id of the container that holds the name of `spec`, where it is the one asked for.
@@ -296,7 +319,10 @@ impl ContainerRuntime for DockerRuntime {
         let mut containers: Vec<Container> = stream::iter(ids)
             .map(async |id| self.find(&id).await)
             .buffer_unordered(LIST_CONCURRENCY)
-            .try_filter_map(async |found| Ok(found.as_ref().map(observe::container)))
+            .try_filter_map(async |found| match found {
+                Some(found) => Ok(Some(self.described(&found).await)),
+                None => Ok(None),
+            })
             .try_collect()
             .await?;
         containers.retain(|each| self.config.owner.owns(&each.labels));
@@ -305,7 +331,7 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     async fn inspect(&self, id: &str) -> Result<Container, RuntimeError> {
-        Ok(observe::container(&self.owned(id).await?))
+        Ok(self.described(&self.owned(id).await?).await)
     }
 
     async fn events(&self) -> Result<EventStream, RuntimeError> {

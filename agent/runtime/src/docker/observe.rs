@@ -68,7 +68,21 @@ fn state(found: &ContainerInspectResponse) -> ContainerState {
         oom_killed: state.oom_killed.unwrap_or(false),
         finished_at_unix_ms: time(&state.finished_at),
         error,
+        command_missing: false,
     }
+}
+
+/// Whether a container may have ended because its init could not run the command: only then the
+/// engine tells of a failed start by nothing but an exit code.
+pub(super) fn init_may_have_failed(found: &ContainerInspectResponse, seen: &Container) -> bool {
+    let init = found.host_config.as_ref().and_then(|host| host.init) == Some(true);
+    init && matches!(seen.state, ContainerState::Exited { code: 126 | 127, error: None, .. })
+}
+
+/// What the engine's init says when it cannot run the command, out of the last line of output.
+pub(super) fn init_failure(last_line: &str) -> Option<String> {
+    let (_, reason) = last_line.trim().strip_prefix("[FATAL tini (")?.split_once(")] ")?;
+    reason.starts_with("exec ").then(|| reason.to_owned())
 }
 
 fn published(ports: &PortMap) -> Vec<PublishedPort> {
@@ -177,6 +191,18 @@ mod tests {
         assert_eq!(seen(created.clone()), ContainerState::Created);
         let failed = EngineState { error: Some("exec failed".to_owned()), ..created };
         assert_eq!(seen(failed).exit_code(), Some(127));
+    }
+
+    #[test]
+    fn only_the_words_of_the_init_tell_a_command_that_could_not_be_run() {
+        let said = "[FATAL tini (7)] exec /no/such failed: No such file or directory\n";
+        assert_eq!(
+            init_failure(said).as_deref(),
+            Some("exec /no/such failed: No such file or directory")
+        );
+        for other in ["", "sh: nope: not found", "[FATAL tini (7)] something else"] {
+            assert_eq!(init_failure(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn state(stored: &Stored) -> ContainerState {
             oom_killed: exit.oom_killed,
             finished_at_unix_ms: exit.finished_at_unix_ms,
             error: exit.error.clone(),
+            command_missing: false,
         };
     }
     match &stored.run {
@@ -64,6 +65,7 @@ fn state(stored: &Stored) -> ContainerState {
                 oom_killed: false,
                 finished_at_unix_ms: 0,
                 error: Some("the shim ended before its command: exit code unknown".to_owned()),
+                command_missing: false,
             },
         },
     }

@@ -83,9 +83,8 @@ fn images_that_cannot_run_end_with_the_reason_and_leave_nothing() {
     let session = await_phase(&cli, &brief, "ended");
     assert_eq!((&session["outcome"], &session["exit_code"]), (&"failed".into(), &4.into()));
     let session = await_phase(&cli, &missing, "ended");
-    // The container's init starts it, so the engine sees an exit code and no failed start.
-    assert_eq!(session["exit_code"], 127, "{session}");
-    assert!(session["reason"].as_str().unwrap().contains("not found"), "{session}");
+    assert_eq!(session["reason_code"], "COMMAND_NOT_FOUND", "{session}");
+    assert!(session["reason"].as_str().unwrap().contains("/no/such/program"), "{session}");
     for id in [&absent, &brief, &missing] {
         assert!(stage.find_container(id).is_none(), "no container is left");
     }

@@ -30,7 +30,8 @@ pub(crate) async fn a_command_runs_and_its_exit_code_is_exact(bench: &Bench) {
         let spec = bench.script(&format!("c{code}"), &format!("exit {code}"));
         let id = bench.started(&spec).await;
         let state = bench.ended(&id).await;
-        let ContainerState::Exited { code: seen, oom_killed, finished_at_unix_ms, error } = state
+        let ContainerState::Exited { code: seen, oom_killed, finished_at_unix_ms, error, .. } =
+            state
         else {
             panic!("{state:?}");
         };
@@ -145,7 +146,13 @@ pub(crate) async fn a_missing_command_is_told(bench: &Bench) {
     let id = bench.runtime.create(&spec).await.unwrap();
     // Behind an init process the engine starts that, which then finds nothing to run.
     match bench.runtime.start(&id).await {
-        Ok(()) => {}
+        Ok(()) => {
+            let state = bench.ended(&id).await;
+            assert!(
+                matches!(state, ContainerState::Exited { command_missing: true, .. }),
+                "{state:?}"
+            );
+        }
         Err(RuntimeError::CommandNotFound { command, .. }) => {
             assert_eq!(command, "/no/such/program");
         }
