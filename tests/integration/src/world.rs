@@ -10,11 +10,14 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long anything may take to come up here; the target is a second.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long what still runs may take to go down when a world ends.
+const GOING_DOWN: Duration = Duration::from_secs(10);
 
 /// How the manager of a world is started.
 #[derive(Debug, Clone)]
@@ -278,6 +281,27 @@ impl World {
     /// A path in the world's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         Path::join(self.folder.path(), name)
+    }
+}
+
+impl Drop for World {
+    /// Plain processes outlive their agent: what still runs is stopped while it can be.
+    fn drop(&mut self) {
+        if self.manager.is_none() || !self.path("admin.token").exists() {
+            return;
+        }
+        let cli = self.cli();
+        let live = || {
+            let listed = String::from_utf8_lossy(&cli.run(&["ps", "--quiet"]).stdout).into_owned();
+            listed.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        for session in live() {
+            cli.run(&["stop", "--no-wait", "--grace", "1ms", &session]);
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < GOING_DOWN && !live().is_empty() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 
 use crate::stage::{PATIENCE, Stage, await_phase, cgroup_file};
 use fgpu_integration::cli::text;
-use fgpu_integration::wait::until;
+use fgpu_integration::wait::{until, until_true};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// 10 fGPU of an H100 of 81,559 MiB: ten times 8,155 MiB.
 const TEN_FGPU_BYTES: u64 = 81_550 << 20;
@@ -39,6 +40,10 @@ fn what_is_granted_is_what_runs_and_what_every_list_says() {
     let session = await_phase(&cli, &id, "ended");
     assert_eq!(session["outcome"], "cancelled");
     assert!(stage.find_container(&id).is_none(), "the container is removed");
+    for controller in ["memory", "cpu", "pids"] {
+        let parent = PathBuf::from(format!("/sys/fs/cgroup/{controller}/fgpu/{id}"));
+        until_true("its cgroup is removed", PATIENCE, || !parent.exists());
+    }
     let devices = cli.json(&["device", "list"]);
     assert!(devices.as_array().unwrap().iter().all(|device| device["slices"] == json!([])));
 }
