@@ -51,6 +51,9 @@ async fn main() {
     println!("manager CPU          {cores:.4} core over {seconds} s");
     println!("manager memory       {:.1} MiB resident", end.resident_mib);
     println!("                     {:.1} MiB before the first agent", before.resident_mib);
+    for task in beating {
+        task.abort();
+    }
     assert_eq!(ready as u64, agents, "every agent is connected");
     assert_eq!(alive as u64, agents, "no agent was dropped");
 }
