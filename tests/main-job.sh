@@ -19,13 +19,14 @@ pids=()
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s (logs in %s)\n' "$*" "$work" >&2; trap - EXIT; cleanup; exit 1; }
 cleanup() {
+    # Containers first, while the engine can be asked: with live-restore they outlive it.
     "${docker[@]}" ps -aq 2>/dev/null | xargs -r "${docker[@]}" rm -f >/dev/null 2>&1 || true
     [ -f "$work/docker.pid" ] && kill "$(cat "$work/docker.pid")" 2>/dev/null
     for _ in $(seq 100); do [ -f "$work/docker.pid" ] || break; sleep 0.1; done
     kill -9 "${pids[@]}" 2>/dev/null || true
     wait 2>/dev/null || true
+    awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l
     ip link delete "$bridge" 2>/dev/null || true
-    find /sys/fs/cgroup -depth -path '*/fgpu/*' -type d -empty -delete 2>/dev/null || true
 }
 done_with() { cleanup; rm -rf "$work"; }
 trap done_with EXIT
