@@ -8,6 +8,9 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// The engine's client logs whole requests, the environment of sessions included: never finer.
+const ENGINE_CLIENT_CAP: &str = "bollard=info";
+
 /// The environment variable with a filter that wins over the configured one.
 pub const FILTER_VARIABLE: &str = "FGPU_LOG";
 
@@ -80,8 +83,10 @@ impl fmt::Display for LogFormat {
 /// # Errors
 /// [`LogError::Filter`] with the text.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(filter)
-        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+    let parsed = EnvFilter::try_new(filter)
+        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let cap = ENGINE_CLIENT_CAP.parse().expect("a constant that a test reads");
+    Ok(parsed.add_directive(cap))
 }
 
 /// Sets up logging for the whole process.
@@ -106,6 +111,7 @@ mod tests {
     #[test]
     fn a_filter_that_cannot_be_read_is_named() {
         assert!(parse_filter("info,fgpu_manager=debug").is_ok());
+        assert!(parse_filter("trace,bollard=trace").unwrap().to_string().contains("bollard=info"));
         let refused = parse_filter("fgpu=loudly").unwrap_err();
         assert!(refused.to_string().contains("fgpu=loudly"), "{refused}");
     }

@@ -197,7 +197,10 @@ impl Cluster {
                 self.index.unsettled = true;
             }
             Phase::Ended(ended) => {
-                self.index.ended.insert((ended.at, id.clone()));
+                // One that still holds something somewhere cannot be forgotten yet.
+                if session.is_over() {
+                    self.index.ended.insert((ended.at, id.clone()));
+                }
                 self.index.unsettled = true;
             }
             Phase::Scheduled { .. }

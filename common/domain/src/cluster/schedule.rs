@@ -86,9 +86,7 @@ impl Cluster {
         let due: Vec<SessionId> =
             self.index.ended.iter().take(surplus.max(expired)).map(|(_, id)| id.clone()).collect();
         for id in due {
-            if self.sessions.get(&id).is_some_and(|session| session.is_over()) {
-                self.delete_session(&id);
-            }
+            self.delete_session(&id);
         }
     }
 

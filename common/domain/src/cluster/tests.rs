@@ -365,6 +365,25 @@ fn time_limits_and_start_timeouts_stop_and_retention_forgets() {
 }
 
 #[test]
+fn what_a_lost_node_may_still_run_is_not_forgotten_and_sets_no_deadline() {
+    let spec =
+        SessionSpec { on_disconnect: OnDisconnect::Stop, on_lost: OnLost::Fail, ..spec(1_000) };
+    let mut cluster = cluster(&[("a1", 1)]);
+    let id = create(&mut cluster, 1, spec);
+    report(&mut cluster, "a1", &id, running());
+    liveness(&mut cluster, "a1", Liveness::Lost);
+    assert_eq!(outcome(&cluster, &id), Outcome::Failed);
+
+    cluster.tick(T0.plus(2 * settings().ended_retention_ms));
+    assert!(cluster.session(&id).is_some());
+    assert_eq!(cluster.next_deadline(), None);
+
+    report_generation(&mut cluster, "a1", &id, 1, gone(137));
+    cluster.tick(T0.plus(2 * settings().ended_retention_ms));
+    assert!(cluster.session(&id).is_none());
+}
+
+#[test]
 fn a_name_is_taken_over_only_from_a_silent_agent() {
     let mut cluster = cluster(&[("a1", 1)]);
     let other = || Input::Register {
