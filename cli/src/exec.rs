@@ -38,7 +38,7 @@ pub(crate) struct ExecArgs {
     /// Session: its id, a unique beginning of it, or its name
     pub(crate) session: String,
     /// Command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    #[arg(trailing_var_arg = true, required = true)]
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }

@@ -25,7 +25,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
     /// Command and its arguments; without one, the image's own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 

@@ -259,6 +259,16 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_flag_is_refused_and_never_taken_for_the_command() {
+        for line in ["--fgpux 1 -- true", "--fgpux=1 true", "-q --gpu 1 -- true"] {
+            let refused = parse(line).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::UnknownArgument, "{line}");
+        }
+        let parsed = parse("--fgpu 1 python train.py --epochs 3 -q").unwrap();
+        assert_eq!(parsed.command, ["python", "train.py", "--epochs", "3", "-q"]);
+    }
+
+    #[test]
     fn a_variable_given_by_flag_wins_over_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("env");
