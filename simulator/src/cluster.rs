@@ -1,7 +1,7 @@
 //! The cluster of a replay, in terms of placement.
 
 use crate::error::SimulateError;
-use crate::replay::{GPU_MILLI, NodeLine, PodLine};
+use crate::replay::{ClassLine, GPU_MILLI, NodeLine, PodLine};
 use fgpu_domain::ids::{DeviceUuid, NodeName};
 use fgpu_domain::placement::{
     Allocation, DeviceView, NodeState, NodeView, Placer, Policy, Request, View,
@@ -73,7 +73,10 @@ impl Cluster {
 
     /// Places a pod and takes what it needs; `None` where no node has room.
     pub(crate) fn place(&mut self, pod: &PodLine) -> Result<Option<Place>, SimulateError> {
-        let request = self.request(pod);
+        let memory = MemoryBytes::mib(pod.memory_mib);
+        let request =
+            self.request(pod.cpu_milli, memory, pod.num_gpu, pod.gpu_milli, &pod.gpu_spec);
+        self.placer.arrived(&request);
         let Some(placement) = self.placer.find(&request, &self.view) else { return Ok(None) };
         let grant = placement.grant;
         let refused = |source| {
@@ -93,21 +96,30 @@ impl Cluster {
         self.names.get(place.node).map(String::as_str)
     }
 
-    fn request(&mut self, pod: &PodLine) -> Request {
-        let gpu = NonZeroU32::new(pod.num_gpu).map(|gpus| {
-            let amount = match pod.gpu_milli {
+    /// Tells the policy what the cluster usually sees.
+    pub(crate) fn expect(&mut self, class: &ClassLine) {
+        let ClassLine { cpu_milli, num_gpu, gpu_milli, gpu_spec, weight } = class;
+        let request = self.request(*cpu_milli, MemoryBytes::ZERO, *num_gpu, *gpu_milli, gpu_spec);
+        self.placer.expect(&request, *weight);
+    }
+
+    fn request(
+        &mut self,
+        cpu_milli: u64,
+        memory: MemoryBytes,
+        num_gpu: u32,
+        gpu_milli: u64,
+        gpu_spec: &[String],
+    ) -> Request {
+        let gpu = NonZeroU32::new(num_gpu).map(|gpus| {
+            let amount = match gpu_milli {
                 GPU_MILLI => GpuAmount::Whole(gpus),
                 milli => GpuAmount::Fgpu(Fgpu(milli * u64::from(gpus.get()))),
             };
-            let models = pod.gpu_spec.iter().map(|model| self.model(model)).collect();
+            let models = gpu_spec.iter().map(|model| self.model(model)).collect();
             GpuRequest { devices: Some(gpus), models, ..GpuRequest::new(amount) }
         });
-        Request {
-            cpu: CpuMilli(pod.cpu_milli),
-            memory: MemoryBytes::mib(pod.memory_mib),
-            gpu,
-            ..Request::default()
-        }
+        Request { cpu: CpuMilli(cpu_milli), memory, gpu, ..Request::default() }
     }
 
     /// A name for a model that no other contains.

@@ -84,6 +84,7 @@ pub fn stdio(
         match line {
             Line::Header(_) => {}
             Line::Node(node) => cluster.add(&node, reader.line())?,
+            Line::Class(class) => cluster.expect(&class),
             Line::Pod(pod) => {
                 let place = cluster.place(&pod)?;
                 answer(&mut output, &cluster, &pod, place.as_ref())
@@ -111,6 +112,7 @@ fn replay(
                 cluster.add(&node, reader.line())?;
                 meter.node(&node);
             }
+            Line::Class(class) => cluster.expect(&class),
             Line::Pod(pod) => {
                 let start = Instant::now();
                 let place = cluster.place(&pod)?;

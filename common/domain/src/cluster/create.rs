@@ -27,6 +27,7 @@ impl Cluster {
             return Ok(Applied::Session { session: session.clone(), existed: true });
         }
         self.check_create(&spec, &owner)?;
+        self.placer.arrived(&self.request(&spec));
         let session = self.put_session(Session {
             id,
             spec,

@@ -2,6 +2,7 @@
 
 use super::node::NodeView;
 use super::shape::Shapes;
+use super::state::StateId;
 use crate::slice::{Demand, Isolation};
 
 /// A node and what the search wants to know of it without looking at every device.
@@ -10,6 +11,8 @@ pub(super) struct Entry {
     pub(super) node: NodeView,
     /// Position in [`Shapes`].
     pub(super) shape: usize,
+    /// The state it is in, while it is in service.
+    pub(super) state: Option<StateId>,
     /// One per device, in the same order.
     pub(super) slots: Vec<Slot>,
     /// The most that is free on any open device, each dimension by itself.
@@ -21,7 +24,7 @@ pub(super) struct Entry {
 }
 
 /// The part of a device the search looks at.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) free: Demand,
     /// Position in the kinds of the node's shape.
@@ -34,6 +37,13 @@ pub(super) struct Slot {
     pub(super) empty: bool,
 }
 
+impl Slot {
+    /// Thousandths of the device that something may land on.
+    pub(super) fn usable_milli(&self) -> u64 {
+        if self.open { self.free_milli } else { 0 }
+    }
+}
+
 impl Entry {
     /// `kinds` has one per device. Call [`Entry::refresh`] before use.
     pub(super) fn new(node: NodeView, shape: usize, kinds: Vec<usize>) -> Self {
@@ -43,6 +53,7 @@ impl Entry {
             enforcer: node.enforcers.iter().copied().min(),
             node,
             shape,
+            state: None,
             slots: kinds.into_iter().map(slot).collect(),
             most_free: Demand::default(),
             gpu_free: 0,

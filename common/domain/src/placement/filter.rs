@@ -18,6 +18,11 @@ pub(super) enum Miss {
 
 /// The first thing that keeps `request` off the node, its devices left aside.
 pub(super) fn miss(request: &Request, entry: &Entry) -> Option<Miss> {
+    barred(request, entry).or_else(|| lacks(request, entry))
+}
+
+/// What keeps `request` off this very node, whatever is free there.
+pub(super) fn barred(request: &Request, entry: &Entry) -> Option<Miss> {
     let node = &entry.node;
     if request.node.as_ref().is_some_and(|name| *name != node.name) {
         return Some(Miss::WrongNode);
@@ -31,6 +36,12 @@ pub(super) fn miss(request: &Request, entry: &Entry) -> Option<Miss> {
     if request.labels.iter().any(|(key, value)| node.labels.get(key) != Some(value)) {
         return Some(Miss::Label);
     }
+    None
+}
+
+/// What of CPU and memory is not free there.
+pub(super) fn lacks(request: &Request, entry: &Entry) -> Option<Miss> {
+    let node = &entry.node;
     if node.cpu_free < request.cpu {
         return Some(Miss::Cpu);
     }

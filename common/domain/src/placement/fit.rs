@@ -20,6 +20,8 @@ pub(super) struct ShapeFit {
     /// Largest first.
     pub(super) parts: Vec<Part>,
     kinds: usize,
+    /// Memory of each kind of device, bytes.
+    memory: Vec<u64>,
     /// Per part, per kind of device.
     wants: Vec<Want>,
     /// What the largest part takes at least, each dimension by itself.
@@ -31,7 +33,7 @@ pub(super) struct ShapeFit {
 pub(super) struct Want {
     pub(super) demand: Demand,
     /// Thousandths of the device, the larger of both dimensions.
-    milli: u64,
+    pub(super) milli: u64,
     /// Whether the model is allowed and an empty device holds the part.
     pub(super) allowed: bool,
     /// Whether the part leaves less than a quantum of an empty device.
@@ -56,15 +58,6 @@ pub(super) enum Apart {
     WholeOnly,
 }
 
-/// A first choice of devices: enough to know that there is room and to score the node.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    /// The device of the largest part.
-    pub(super) first: usize,
-    /// Thousandths of a device taken, over all devices.
-    pub(super) milli: u64,
-}
-
 impl Fit {
     /// `gpu` on `count` devices.
     pub(super) fn new(gpu: &GpuRequest, count: u32, split: Split, view: &View) -> Self {
@@ -83,13 +76,9 @@ impl Fit {
         self.shapes[entry.shape].as_ref()
     }
 
-    /// Room for the request on the devices of a node, if there is.
-    pub(super) fn room(&self, request: &Request, entry: &Entry, prefer: Prefer) -> Option<Room> {
-        let fit = self.of(entry)?;
-        if !fit.least.fits(entry.most_free) {
-            return None;
-        }
-        fit.room(entry, apart(request, entry), prefer)
+    /// The request on the node, where that is large enough at first sight.
+    pub(super) fn at(&self, entry: &Entry) -> Option<&ShapeFit> {
+        self.of(entry).filter(|fit| fit.least.fits(entry.most_free))
     }
 }
 
@@ -102,7 +91,8 @@ impl ShapeFit {
         let compute = largest.map(|want| want.demand.compute).min();
         let least =
             Demand { memory: memory.unwrap_or_default(), compute: compute.unwrap_or_default() };
-        Self { parts, kinds: kinds.len(), wants, least }
+        let memory = kinds.iter().map(|kind| kind.units.memory.0).collect();
+        Self { parts, kinds: kinds.len(), memory, wants, least }
     }
 
     pub(super) fn want(&self, part: usize, kind: usize) -> &Want {
@@ -120,11 +110,18 @@ impl ShapeFit {
             && (apart != Apart::WholeOnly || (want.fills && slot.empty))
     }
 
-    /// Gives each part, largest first, the preferred device with room. A device with room for a
-    /// part has room for every smaller one, so this finds devices whenever there are enough.
-    fn room(&self, entry: &Entry, apart: Apart, prefer: Prefer) -> Option<Room> {
+    /// Gives each part, largest first, the preferred device with room, and tells `chosen` the part
+    /// and the position of the device. `None` where there is no room for all of them; a device with
+    /// room for a part has room for every smaller one, so this finds devices whenever there are
+    /// enough.
+    pub(super) fn choose(
+        &self,
+        entry: &Entry,
+        apart: Apart,
+        prefer: Prefer,
+        mut chosen: impl FnMut(usize, usize),
+    ) -> Option<()> {
         let mut used = 0_u128;
-        let mut room = Room { first: 0, milli: 0 };
         for part in 0..self.parts.len() {
             let mut best: Option<(u64, usize)> = None;
             for (at, slot) in entry.slots.iter().enumerate() {
@@ -138,12 +135,29 @@ impl ShapeFit {
             }
             let (_, at) = best?;
             used |= 1 << at;
-            room.milli += self.want(part, entry.slots[at].kind).milli;
-            if part == 0 {
-                room.first = at;
-            }
+            chosen(part, at);
         }
-        Some(room)
+        Some(())
+    }
+
+    /// Thousandths of a device taken by all parts, on the devices [`ShapeFit::choose`] would choose.
+    pub(super) fn milli_taken(&self, entry: &Entry, apart: Apart, prefer: Prefer) -> Option<u64> {
+        let mut milli = 0;
+        self.choose(entry, apart, prefer, |part, at| {
+            milli += self.want(part, entry.slots[at].kind).milli;
+        })?;
+        Some(milli)
+    }
+
+    /// Thousandths of the device in `slot` that are left once it holds `part`, the lesser of both
+    /// dimensions.
+    pub(super) fn rest_after(&self, part: usize, entry: &Entry, slot: usize) -> u64 {
+        let slot = &entry.slots[slot];
+        let demand = self.want(part, slot.kind).demand;
+        let memory = slot.free.memory.0.saturating_sub(demand.memory.0);
+        let compute = slot.free.compute.0.saturating_sub(demand.compute.0);
+        let memory = memory.saturating_mul(1000) / self.memory[slot.kind].max(1);
+        memory.min(u64::from(compute))
     }
 }
 

@@ -9,24 +9,32 @@
 //! memory of a node; what one empty allowed device could hold is never split unasked.
 //!
 //! A [`View`] is kept live by its owner and changed by deltas. It keeps what the search needs
-//! beside each node (totals, largest rests) and groups nodes of equal hardware, so that a request
-//! is divided into parts once per kind of node and not once per node.
+//! beside each node (totals, largest rests), groups nodes of equal hardware, so that a request is
+//! divided into parts once per kind of node, and nodes in equal state, so that a state is scored
+//! once. The [`Placer`] keeps a ranking of the states for every kind of request it sees often and
+//! brings it up to date by what changed: a decision costs what changed since the last one of its
+//! kind, not the size of the cluster.
 
 mod bounds;
 mod entry;
 mod explain;
+mod fgd;
 mod filter;
 mod fit;
 mod hint;
+mod kind;
 mod layout;
+mod mix;
 mod node;
 mod policy;
 mod random;
+mod ranking;
 mod reason;
 mod reserve;
 mod score;
 mod search;
 mod shape;
+mod state;
 mod view;
 
 pub use bounds::ViewError;
@@ -45,7 +53,7 @@ use crate::units::{CpuMilli, MemoryBytes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a session asks of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Request {
     /// CPU, thousandths of a core.
     pub cpu: CpuMilli,

@@ -17,6 +17,11 @@ pub enum Policy {
     /// The node with the least CPU and GPU left over in absolute terms, then its fullest device.
     #[default]
     BestFit,
+    /// The node where what is asked for is most alike to what is free, then its fullest device.
+    DotProduct,
+    /// Fragmentation Gradient Descent as published (USENIX ATC 2023): the device where the idle GPU
+    /// that typical requests cannot use grows least.
+    Fgd,
 }
 
 /// A text that names no policy.
@@ -29,7 +34,8 @@ pub struct PolicyError {
 
 impl Policy {
     /// All policies.
-    pub const ALL: [Self; 4] = [Self::Random, Self::Binpack, Self::Spread, Self::BestFit];
+    pub const ALL: [Self; 6] =
+        [Self::Random, Self::Binpack, Self::Spread, Self::BestFit, Self::DotProduct, Self::Fgd];
 
     /// The name, as in configuration and on the command line.
     #[must_use]
@@ -39,7 +45,14 @@ impl Policy {
             Self::Binpack => "binpack",
             Self::Spread => "spread",
             Self::BestFit => "best-fit",
+            Self::DotProduct => "dot-product",
+            Self::Fgd => "fgd",
         }
+    }
+
+    /// Whether it weighs nodes by the requests that are expected.
+    pub(super) const fn looks_at_the_mix(self) -> bool {
+        matches!(self, Self::Fgd)
     }
 
     fn names() -> String {

@@ -14,6 +14,8 @@ type Chosen = Vec<usize>;
 pub(super) enum Choice<'a> {
     /// The fullest or emptiest; among equals those close to each other, then the lowest index.
     Best(Prefer),
+    /// This one, for the only part.
+    Device(usize),
     /// Any with room.
     Any(&'a mut SplitMix64),
 }
@@ -32,6 +34,7 @@ pub(super) fn reserve(
     let apart = apart(request, entry);
     let chosen = match choice {
         Choice::Best(prefer) => close_devices(entry, fit, apart, prefer)?,
+        Choice::Device(at) => vec![at],
         Choice::Any(random) => any_devices(entry, fit, apart, random)?,
     };
     let isolation = isolation(entry, fit, apart, &chosen)?;

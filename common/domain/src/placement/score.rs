@@ -1,24 +1,79 @@
 //! Score: how good a node would be that has room. Larger is better; integers only, so that every
 //! machine finds the same node.
 
-use super::Request;
 use super::entry::Entry;
+use super::filter::lacks;
+use super::fit::{Fit, Prefer, apart};
+use super::mix::Model;
 use super::node::NodeView;
 use super::policy::Policy;
+use super::{Request, fgd};
 
-/// CPU against which `best-fit` measures what is left over: 128 cores.
+/// CPU against which `best-fit` and `dot-product` measure: 128 cores.
 const FULL_CPU_MILLI: i128 = 128_000;
-/// GPU against which `best-fit` measures what is left over: 8 devices.
+/// GPU against which `best-fit` and `dot-product` measure: 8 devices.
 const FULL_GPU_MILLI: i128 = 8_000;
 
-/// The score of a node for a request that takes `gpu_milli` thousandths of a device there.
-pub(super) fn score(policy: Policy, request: &Request, entry: &Entry, gpu_milli: u64) -> i64 {
-    match policy {
-        Policy::Random => 0,
-        Policy::Binpack => allocated_after(request, entry, gpu_milli),
-        Policy::Spread => -allocated_after(request, entry, gpu_milli),
-        Policy::BestFit => best_fit(request, entry, gpu_milli),
+/// What a policy thinks of a request on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// Larger is better; only comparable within one kind of request.
+    pub(super) score: i64,
+    /// The device of the only part, where the policy cares which.
+    pub(super) first: Option<usize>,
+}
+
+/// The score of a node in service for `request` on the devices of `fit`; `None` where it has no
+/// room. Neither the name nor the labels of the node matter.
+pub(super) fn judge(
+    policy: Policy,
+    request: &Request,
+    entry: &Entry,
+    fit: Option<&Fit>,
+    model: &Model,
+) -> Option<Judged> {
+    if lacks(request, entry).is_some() {
+        return None;
     }
+    let fit = match fit {
+        Some(fit) => Some(fit.at(entry)?),
+        None => None,
+    };
+    if policy == Policy::Fgd {
+        return fgd::judge(request, entry, fit, model);
+    }
+    let milli = match fit {
+        Some(fit) => fit.milli_taken(entry, apart(request, entry), prefer(policy))?,
+        None => 0,
+    };
+    let score = match policy {
+        Policy::Random | Policy::Fgd => 0,
+        Policy::Binpack => allocated_after(request, entry, milli),
+        Policy::Spread => -allocated_after(request, entry, milli),
+        Policy::BestFit => best_fit(request, entry, milli),
+        Policy::DotProduct => dot_product(request, entry, milli),
+    };
+    Some(Judged { score, first: None })
+}
+
+/// Which of several devices with room a policy takes that does not judge devices itself.
+pub(super) fn prefer(policy: Policy) -> Prefer {
+    match policy {
+        Policy::Spread => Prefer::Emptiest,
+        Policy::Random | Policy::Binpack | Policy::BestFit | Policy::DotProduct | Policy::Fgd => {
+            Prefer::Fullest
+        }
+    }
+}
+
+/// `100 × (1 − (free · asked) ÷ 2)`, CPU in 128 cores and GPU in 8 devices, truncated towards
+/// zero: the node that is scarcest in what is asked for most.
+fn dot_product(request: &Request, entry: &Entry, gpu_milli: u64) -> i64 {
+    let cpu = i128::from(entry.node.cpu_free.0) * i128::from(request.cpu.0);
+    let gpu = i128::from(entry.gpu_free) * i128::from(gpu_milli);
+    let whole = 2 * FULL_CPU_MILLI * FULL_CPU_MILLI * FULL_GPU_MILLI * FULL_GPU_MILLI;
+    let product = cpu * FULL_GPU_MILLI * FULL_GPU_MILLI + gpu * FULL_CPU_MILLI * FULL_CPU_MILLI;
+    i64::try_from(100 * (whole - product) / whole).unwrap_or(i64::MIN)
 }
 
 /// `100 × (1 − half the CPU left over ÷ 128 cores − half the GPU left over ÷ 8 devices)`,

@@ -1,25 +1,30 @@
-//! The search itself: filter and score every node, reserve on the best.
+//! The search itself: rank the states for the kind of request, reserve on the best node.
 
 use super::Request;
 use super::entry::Entry;
 use super::explain::{NoPlacement, explain};
-use super::filter::miss;
-use super::fit::{Fit, Prefer};
-use super::layout::{Layout, layout};
+use super::filter::{barred, miss};
+use super::fit::{Fit, apart};
+use super::kind::{Kinds, Way, ways};
+use super::mix::{Mix, Model};
 use super::policy::Policy;
 use super::random::SplitMix64;
 use super::reserve::{Choice, reserve};
-use super::score::score;
+use super::score::{Judged, judge, prefer};
+use super::state::State;
 use super::view::View;
 use crate::slice::Grant;
 
 /// Places requests by one policy, and holds what that policy remembers between requests.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Placer {
     policy: Policy,
     random: SplitMix64,
     /// Nodes with room, kept between requests for its memory alone.
     with_room: Vec<usize>,
+    kinds: Kinds,
+    mix: Mix,
+    model: Model,
 }
 
 /// Where a request goes.
@@ -35,7 +40,14 @@ impl Placer {
     /// A placer by `policy`. `seed` decides what [`Policy::Random`] draws.
     #[must_use]
     pub fn new(policy: Policy, seed: u64) -> Self {
-        Self { policy, random: SplitMix64::new(seed), with_room: Vec::new() }
+        Self {
+            policy,
+            random: SplitMix64::new(seed),
+            with_room: Vec::new(),
+            kinds: Kinds::default(),
+            mix: Mix::default(),
+            model: Model::default(),
+        }
     }
 
     /// The policy it places by.
@@ -53,47 +65,58 @@ impl Placer {
         self.find(request, view).ok_or_else(|| Box::new(explain(request, view)))
     }
 
+    /// Counts `request` among those the cluster is asked for: to be called once for every one that
+    /// arrives, whether or not it can be placed. Policies that look at the mix learn it from this.
+    pub fn arrived(&mut self, request: &Request) {
+        // The published policy knows its typical requests from the start, where it is told them.
+        if self.policy != Policy::Fgd || !self.mix.is_expected() {
+            self.mix.arrived(request);
+        }
+    }
+
+    /// Takes for granted that `weight` requests like this one have arrived before.
+    pub fn expect(&mut self, request: &Request, weight: u64) {
+        self.mix.expect(request, weight);
+    }
+
     /// As [`Placer::place`], without the reasons.
     pub fn find(&mut self, request: &Request, view: &View) -> Option<Placement> {
-        match (layout(request, view).ok()?, &request.gpu) {
-            (Layout::Devices(plan), Some(gpu)) => plan.counts.iter().find_map(|count| {
-                let fit = Fit::new(gpu, *count, plan.split, view);
-                self.on(request, view, Some(&fit))
-            }),
-            (Layout::NoGpu, _) => self.on(request, view, None),
-            (Layout::NoNode | Layout::Devices(_), _) => None,
-        }
-    }
-
-    /// The best placement on a fixed number of devices.
-    fn on(&mut self, request: &Request, view: &View, fit: Option<&Fit>) -> Option<Placement> {
+        self.refresh_model(view);
         if self.policy == Policy::Random {
-            return self.any_node(request, view, fit);
+            return ways(request, view).iter().find_map(|way| self.any_node(request, view, way));
         }
-        let prefer = match self.policy {
-            Policy::Spread => Prefer::Emptiest,
-            Policy::Random | Policy::Binpack | Policy::BestFit => Prefer::Fullest,
-        };
-        let mut best: Option<(i64, &Entry)> = None;
-        for entry in view.entries() {
-            let Some(milli) = room(request, entry, fit, prefer) else { continue };
-            let score = score(self.policy, request, entry, milli);
-            if best.is_none_or(|(top, _)| score > top) {
-                best = Some((score, entry));
-            }
+        if let Some(name) = &request.node {
+            let at = view.position(name).ok()?;
+            return ways(request, view).iter().find_map(|way| self.on(request, view, at, way));
         }
-        let (score, entry) = best?;
-        let fit = fit.and_then(|fit| fit.of(entry));
-        let grant = reserve(request, entry, fit, Choice::Best(prefer))?;
-        Some(Placement { grant, score })
+        let Self { policy, kinds, model, .. } = self;
+        let kind = kinds.get(request, view);
+        kind.ways.iter_mut().find_map(|way| best(*policy, request, view, model, way))
     }
 
-    fn any_node(&mut self, request: &Request, view: &View, fit: Option<&Fit>) -> Option<Placement> {
+    /// Keeps up with the mix of requests and the hardware.
+    fn refresh_model(&mut self, view: &View) {
+        if self.policy.looks_at_the_mix() && !self.mix.is_met_by(&self.model, view) {
+            self.model = self.mix.model(view);
+            self.kinds.clear_rankings();
+        }
+    }
+
+    /// Places on the node at position `at`, if that is possible.
+    fn on(&self, request: &Request, view: &View, at: usize, way: &Way) -> Option<Placement> {
+        let entry = &view.entries()[at];
+        if barred(request, entry).is_some() {
+            return None;
+        }
+        reserve_on(self.policy, request, entry, way.fit.as_ref(), &self.model)
+    }
+
+    fn any_node(&mut self, request: &Request, view: &View, way: &Way) -> Option<Placement> {
         self.with_room.clear();
+        let fit = way.fit.as_ref();
         let entries = view.entries().iter().enumerate();
-        let with_room = entries
-            .filter(|(_, entry)| room(request, entry, fit, Prefer::Fullest).is_some())
-            .map(|(at, _)| at);
+        let with_room =
+            entries.filter(|(_, entry)| has_room(request, entry, fit)).map(|(at, _)| at);
         self.with_room.extend(with_room);
         if self.with_room.is_empty() {
             return None;
@@ -105,13 +128,94 @@ impl Placer {
     }
 }
 
-/// Thousandths of a device the request would take on a node that has room for all of it.
-fn room(request: &Request, entry: &Entry, fit: Option<&Fit>, prefer: Prefer) -> Option<u64> {
+#[cfg(test)]
+impl Placer {
+    /// What looking at every node finds: its score and the node.
+    pub(super) fn exhaustive<'v>(
+        &self,
+        request: &Request,
+        view: &'v View,
+    ) -> Option<(i64, &'v crate::ids::NodeName)> {
+        ways(request, view).iter().find_map(|way| {
+            let mut best: Option<(i64, &crate::ids::NodeName)> = None;
+            for entry in view.entries() {
+                let score = match miss(request, entry) {
+                    Some(_) => continue,
+                    None => judge(self.policy, request, entry, way.fit.as_ref(), &self.model),
+                };
+                if let Some(Judged { score, .. }) = score
+                    && best.is_none_or(|(top, _)| score > top)
+                {
+                    best = Some((score, &entry.node.name));
+                }
+            }
+            best
+        })
+    }
+}
+
+/// A copy places as the original would; what is kept for speed alone is worked out again.
+impl Clone for Placer {
+    fn clone(&self) -> Self {
+        Self {
+            policy: self.policy,
+            random: self.random.clone(),
+            with_room: Vec::new(),
+            kinds: Kinds::default(),
+            mix: self.mix.clone(),
+            model: Model::default(),
+        }
+    }
+}
+
+/// The best node of all for `request` in one way.
+fn best(
+    policy: Policy,
+    request: &Request,
+    view: &View,
+    model: &Model,
+    way: &mut Way,
+) -> Option<Placement> {
+    let Way { fit, ranking } = way;
+    let fit = fit.as_ref();
+    ranking.sync(view.states(), |state: &State| {
+        let entry = view.entries().get(state.first()? as usize)?;
+        judge(policy, request, entry, fit, model).map(|judged| judged.score)
+    });
+    let node = if request.labels.is_empty() && request.avoid.is_empty() {
+        let (_, state) = ranking.best()?;
+        view.states().list()[state as usize].first()?
+    } else {
+        let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
+        ranking.best_node(view.states(), allowed)?.1
+    };
+    reserve_on(policy, request, &view.entries()[node as usize], fit, model)
+}
+
+fn reserve_on(
+    policy: Policy,
+    request: &Request,
+    entry: &Entry,
+    fit: Option<&Fit>,
+    model: &Model,
+) -> Option<Placement> {
+    let Judged { score, first } = judge(policy, request, entry, fit, model)?;
+    let choice = match first {
+        Some(device) => Choice::Device(device),
+        None => Choice::Best(prefer(policy)),
+    };
+    let grant = reserve(request, entry, fit.and_then(|fit| fit.of(entry)), choice)?;
+    Some(Placement { grant, score })
+}
+
+/// Whether a node has room for all of the request.
+fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
     if miss(request, entry).is_some() {
-        return None;
+        return false;
     }
-    match fit {
-        None => Some(0),
-        Some(fit) => fit.room(request, entry, prefer).map(|room| room.milli),
-    }
+    let Some(fit) = fit else { return true };
+    let room = fit.at(entry).and_then(|fit| {
+        fit.choose(entry, apart(request, entry), prefer(Policy::Random), |_, _| {})
+    });
+    room.is_some()
 }

@@ -258,6 +258,6 @@ fn a_policy_has_one_name_everywhere() {
     assert_eq!(Policy::default(), Policy::BestFit);
     assert_eq!(
         "fifo".parse::<Policy>().unwrap_err().to_string(),
-        "no placement policy is called `fifo`: use random, binpack, spread, best-fit"
+        "no placement policy is called `fifo`: use random, binpack, spread, best-fit, dot-product, fgd"
     );
 }

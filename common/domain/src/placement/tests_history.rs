@@ -28,6 +28,7 @@ fn cluster() -> impl Strategy<Value = View> {
                 node.memory_total = MemoryBytes::gib(gib);
                 node.memory_free = node.memory_total;
                 node.allow_shared = shared;
+                node.labels.insert("rack".to_owned(), (at % 2).to_string());
                 if bare {
                     node.enforcers.clear();
                 }
@@ -76,14 +77,18 @@ fn request() -> impl Strategy<Value = Request> {
         prop_oneof![Just(Isolation::Whole), Just(Isolation::Driver), Just(Isolation::Shared)],
     );
     let node = proptest::option::weighted(0.1, 0_usize..6);
-    (0_u64..8, 0_u64..16, proptest::option::weighted(0.9, gpu()), isolation, node).prop_map(
-        |(cores, gib, gpu, isolation, node)| Request {
+    let rack = proptest::option::weighted(0.2, 0_usize..3);
+    let avoid = proptest::collection::btree_set(0_usize..6, 0..3);
+    let narrowed = (node, rack, avoid);
+    (0_u64..8, 0_u64..16, proptest::option::weighted(0.9, gpu()), isolation, narrowed).prop_map(
+        |(cores, gib, gpu, isolation, (node, rack, avoid))| Request {
             cpu: CpuMilli::cores(cores),
             memory: MemoryBytes::gib(gib),
             gpu,
             isolation,
             node: node.map(|at| name_of(&format!("n{at}"))),
-            ..Request::default()
+            labels: rack.map(|rack| ("rack".to_owned(), rack.to_string())).into_iter().collect(),
+            avoid: avoid.into_iter().map(|at| name_of(&format!("n{at}"))).collect(),
         },
     )
 }
@@ -105,7 +110,12 @@ fn play(view: &mut View, policy: Policy, steps: &[Step]) -> (Vec<(Request, Grant
     for step in steps {
         match step {
             Step::Place(request) => {
+                placer.arrived(request);
                 let answer = placer.place(request, view);
+                if policy != Policy::Random {
+                    let found = answer.as_ref().ok().map(|found| (found.score, &found.grant.node));
+                    assert_eq!(found, placer.exhaustive(request, view), "{request:?}");
+                }
                 answers.push(format!("{answer:?}"));
                 match answer {
                     Ok(placement) => {
@@ -171,6 +181,7 @@ fn check_grant(view: &View, request: &Request, grant: &Grant) {
         let one_holds = view
             .iter()
             .filter(|node| request.node.as_ref().is_none_or(|name| *name == node.name))
+            .filter(|node| labelled(request, node))
             .filter(|node| node.cpu_total >= request.cpu && node.memory_total >= request.memory)
             .flat_map(|node| &node.devices)
             .any(|device| gpu.allows_model(&device.model) && device.units.capacity >= asked);
@@ -200,9 +211,17 @@ fn check_refusal(view: &View, request: &Request, refused: &NoPlacement) {
         }
         empty.insert(node).unwrap();
     }
-    let shared = Request { isolation: Some(Isolation::Shared), ..request.clone() };
+    let shared = Request {
+        isolation: Some(Isolation::Shared),
+        avoid: Default::default(),
+        ..request.clone()
+    };
     let fits = Placer::new(Policy::BestFit, 0).find(&shared, &empty).is_some();
     assert_eq!(feasible_when_empty(request, view).is_ok(), fits, "{request:?}");
+}
+
+fn labelled(request: &Request, node: &NodeView) -> bool {
+    request.labels.iter().all(|(key, value)| node.labels.get(key) == Some(value))
 }
 
 /// A refused part of one device has no room on any device that could be used, looked at one by one.
@@ -224,6 +243,8 @@ fn check_no_room_on_one_device(view: &View, request: &Request) {
             && request.node.as_ref().is_none_or(|name| *name == node.name)
             && node.cpu_free >= request.cpu
             && node.memory_free >= request.memory
+            && !request.avoid.contains(&node.name)
+            && labelled(request, node)
             && enough_isolation(node)
     });
     for device in nodes.flat_map(|node| &node.devices) {
@@ -263,9 +284,7 @@ proptest! {
     #[test]
     fn nothing_is_granted_beyond_what_is_there_and_all_of_it_comes_back(
         mut view in cluster(),
-        policy in prop_oneof![
-            Just(Policy::Random), Just(Policy::Binpack), Just(Policy::Spread), Just(Policy::BestFit)
-        ],
+        policy in proptest::sample::select(Policy::ALL.to_vec()),
         steps in proptest::collection::vec(step(), 1..60),
     ) {
         let mut twin = view.clone();

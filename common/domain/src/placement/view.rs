@@ -4,10 +4,12 @@ use super::bounds::{ViewError, check_device, check_node, check_totals, shown};
 use super::entry::Entry;
 use super::node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 use super::shape::Shapes;
+use super::state::States;
 use crate::ids::{DeviceUuid, NodeName};
 use crate::slice::{Demand, Slice};
 use crate::units::{CpuMilli, Fgpu, MemoryBytes};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The cluster as placement sees it: nodes in the order of insertion, which decides ties.
 #[derive(Debug, Clone)]
@@ -17,6 +19,42 @@ pub struct View {
     /// Position by name; never iterated, so its order does not matter.
     index: HashMap<NodeName, usize>,
     shapes: Shapes,
+    states: States,
+    /// Nodes of each hardware: position of the shape, CPU and memory when empty.
+    hardware: HashMap<(usize, u64, u64), usize>,
+    /// Counted up whenever what hardware there is, or the label of a node, changes.
+    versions: Versions,
+    identity: Identity,
+}
+
+/// What layouts depend on, counted up when it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Versions {
+    /// Which kinds of hardware there are.
+    pub(super) hardware: u64,
+    /// Which node carries which labels.
+    pub(super) labels: u64,
+}
+
+/// Tells a view from its copies, which go ways of their own.
+#[derive(Debug, Default)]
+pub(super) struct Identity(Arc<()>);
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Identity {
+    /// A second handle on the same identity.
+    pub(super) fn same(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What becomes of one device.
@@ -30,8 +68,16 @@ impl View {
     /// A view without nodes, for requests in steps of `quantum`.
     #[must_use]
     pub fn new(quantum: Fgpu) -> Self {
-        let (entries, index, shapes) = (Vec::new(), HashMap::new(), Shapes::default());
-        Self { quantum, entries, index, shapes }
+        Self {
+            quantum,
+            entries: Vec::new(),
+            index: HashMap::new(),
+            shapes: Shapes::default(),
+            states: States::default(),
+            hardware: HashMap::new(),
+            versions: Versions::default(),
+            identity: Identity::default(),
+        }
     }
 
     /// The smallest step of a request.
@@ -73,7 +119,9 @@ impl View {
         }
         let entry = self.entry(node)?;
         self.index.insert(entry.node.name.clone(), self.entries.len());
+        self.versions.labels += u64::from(!entry.node.labels.is_empty());
         self.entries.push(entry);
+        self.settle(self.entries.len() - 1);
         Ok(())
     }
 
@@ -83,9 +131,13 @@ impl View {
     /// [`ViewError`] when there is none, or the node contradicts itself.
     pub fn replace(&mut self, node: NodeView) -> Result<(), ViewError> {
         let at = self.position(&node.name)?;
-        let entry = self.entry(node)?;
-        self.shapes.leave(self.entries[at].shape);
-        self.entries[at] = entry;
+        let mut entry = self.entry(node)?;
+        let old = &mut self.entries[at];
+        entry.state = old.state;
+        self.versions.labels += u64::from(entry.node.labels != old.node.labels);
+        let old = std::mem::replace(old, entry);
+        self.forget_hardware(&old);
+        self.settle(at);
         Ok(())
     }
 
@@ -93,9 +145,15 @@ impl View {
     pub fn remove(&mut self, name: &NodeName) -> Option<NodeView> {
         let at = self.index.remove(name)?;
         let entry = self.entries.remove(at);
-        self.shapes.leave(entry.shape);
+        self.forget_hardware(&entry);
         for (place, entry) in self.entries.iter().enumerate().skip(at) {
             self.index.insert(entry.node.name.clone(), place);
+        }
+        // Positions have moved: everything known by position is worked out again.
+        self.states.clear();
+        for place in 0..self.entries.len() {
+            self.entries[place].state = None;
+            self.settle(place);
         }
         Some(entry.node)
     }
@@ -107,6 +165,7 @@ impl View {
     pub fn set_state(&mut self, name: &NodeName, state: NodeState) -> Result<(), ViewError> {
         let at = self.position(name)?;
         self.entries[at].node.state = state;
+        self.settle(at);
         Ok(())
     }
 
@@ -194,10 +253,26 @@ impl View {
         found.ok_or_else(|| ViewError::UnknownNode { node: name.clone() })
     }
 
+    pub(super) fn states(&self) -> &States {
+        &self.states
+    }
+
+    pub(super) fn versions(&self) -> Versions {
+        self.versions
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     fn entry(&mut self, mut node: NodeView) -> Result<Entry, ViewError> {
         node.devices.sort_by_key(|device| device.index);
         check_node(&node)?;
         let (shape, kinds) = self.shapes.enter(&node.devices, self.quantum);
+        let nodes = self.hardware.entry((shape, node.cpu_total.0, node.memory_total.0));
+        let nodes = nodes.or_default();
+        *nodes += 1;
+        self.versions.hardware += u64::from(*nodes == 1);
         let mut entry = Entry::new(node, shape, kinds);
         entry.refresh(&self.shapes);
         Ok(entry)
@@ -216,6 +291,29 @@ impl View {
 
     fn refresh(&mut self, at: usize) {
         self.entries[at].refresh(&self.shapes);
+        self.settle(at);
+    }
+
+    /// Moves a node into the state it is in now.
+    fn settle(&mut self, at: usize) {
+        let entry = &mut self.entries[at];
+        let Ok(position) = u32::try_from(at) else { return };
+        if let Some(old) = entry.state {
+            self.states.leave(position, old);
+        }
+        entry.state = self.states.enter(position, entry);
+    }
+
+    fn forget_hardware(&mut self, entry: &Entry) {
+        self.shapes.leave(entry.shape);
+        let key = (entry.shape, entry.node.cpu_total.0, entry.node.memory_total.0);
+        if let Some(nodes) = self.hardware.get_mut(&key) {
+            *nodes -= 1;
+            if *nodes == 0 {
+                self.hardware.remove(&key);
+                self.versions.hardware += 1;
+            }
+        }
     }
 }
 
