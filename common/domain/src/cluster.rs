@@ -15,7 +15,9 @@ mod input;
 mod nodes;
 mod observe;
 mod refusal;
+mod runtimes;
 mod schedule;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -210,7 +212,7 @@ impl Cluster {
     /// Sessions that hold something on a node, in the order of their ids.
     pub fn sessions_on(&self, name: &NodeName) -> impl Iterator<Item = &Arc<Session>> {
         let held = self.index.on_node.get(name);
-        held.into_iter().flatten().filter_map(|id| self.sessions.get(id))
+        held.into_iter().flat_map(|held| held.sessions()).filter_map(|id| self.sessions.get(id))
     }
 
     /// How many sessions wait for a place.

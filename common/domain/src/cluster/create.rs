@@ -1,9 +1,10 @@
 //! Creating, stopping and forgetting sessions.
 
 use super::input::Applied;
+use super::runtimes::{needs_command, needs_image};
 use super::{Cluster, Refusal};
 use crate::ids::{NodeName, RequestId, SessionId, UserName};
-use crate::node::{Cordon, Node};
+use crate::node::Cordon;
 use crate::placement::{NeverFits, Request, feasible_when_empty};
 use crate::session::{Event, Phase, Session, SessionSpec, StopReason};
 use crate::time::UnixMillis;
@@ -88,21 +89,18 @@ impl Cluster {
 
     /// Refuses what no runtime of the nodes it may go to can run.
     fn check_runtimes(&self, spec: &SessionSpec) -> Result<(), Refusal> {
-        let named = |node: &&Arc<Node>| spec.node.as_ref().is_none_or(|name| *name == node.name);
-        let nodes = || self.nodes.values().filter(named);
-        if nodes().next().is_none() {
+        let runtimes = self.index.runtimes.open_to(spec);
+        if runtimes.is_empty() {
             return Ok(());
         }
-        if nodes().all(|node| needs_image(node, spec)) {
+        if runtimes.iter().all(|runtime| needs_image(runtime, spec)) {
             return Err(Refusal::NoImage);
         }
-        if nodes().all(|node| needs_command(node, spec)) {
+        if runtimes.iter().all(|runtime| needs_command(runtime, spec)) {
             return Err(Refusal::NoCommand);
         }
-        let refused = spec
-            .mounts
-            .iter()
-            .find(|mount| nodes().all(|node| !node.inventory.runtime.allows_mount(&mount.source)));
+        let nowhere = |source: &str| runtimes.iter().all(|runtime| !runtime.allows_mount(source));
+        let refused = spec.mounts.iter().find(|mount| nowhere(&mount.source));
         match refused {
             Some(mount) => Err(Refusal::MountNotAllowed { path: mount.source.clone() }),
             None => Ok(()),
@@ -111,11 +109,6 @@ impl Cluster {
 
     /// What `spec` asks of placement.
     pub(super) fn request(&self, spec: &SessionSpec) -> Request {
-        let unable = self.nodes.values().filter(|node| {
-            needs_image(node, spec)
-                || needs_command(node, spec)
-                || spec.mounts.iter().any(|m| !node.inventory.runtime.allows_mount(&m.source))
-        });
         Request {
             cpu: spec.resources.cpu,
             memory: spec.resources.memory,
@@ -123,7 +116,7 @@ impl Cluster {
             node: spec.node.clone(),
             labels: spec.node_labels.clone(),
             isolation: spec.isolation,
-            avoid: unable.map(|node| node.name.clone()).collect(),
+            avoid: self.index.runtimes.unable(spec),
         }
     }
 
@@ -168,14 +161,4 @@ impl Cluster {
         let missing = || Refusal::SessionNotFound { session: id.to_string() };
         self.sessions.get(id).ok_or_else(missing)
     }
-}
-
-fn needs_image(node: &Node, spec: &SessionSpec) -> bool {
-    spec.image.is_empty() && node.inventory.runtime.kind == "docker"
-}
-
-fn needs_command(node: &Node, spec: &SessionSpec) -> bool {
-    spec.command.is_empty()
-        && spec.entrypoint.is_empty()
-        && node.inventory.runtime.kind == "process"
 }

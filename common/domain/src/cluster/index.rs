@@ -4,17 +4,16 @@
 //! leaves; both keep every index and the view in step.
 
 use super::Cluster;
-use crate::device::{Device, DeviceHealth, MigState};
-use crate::ids::{NodeName, RequestId, SessionId, SessionName, UserName};
-use crate::node::{Cordon, Liveness, Node};
-use crate::placement::{DeviceBlock, DeviceView, NodeState, NodeView};
+use super::runtimes::Runtimes;
+use super::seen::Held;
+use crate::ids::{DeviceUuid, NodeName, RequestId, SessionId, SessionName, UserName};
+use crate::node::{Liveness, Node};
 use crate::reconcile::Want;
 use crate::session::{Phase, Session};
-use crate::slice::Demand;
 use crate::time::UnixMillis;
-use crate::units::{CpuMilli, MemoryBytes};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 /// A record to be written.
@@ -44,6 +43,8 @@ pub struct Changes {
     pub deletes: Vec<RecordKey>,
     /// Nodes whose desired state changed.
     pub desired: BTreeSet<NodeName>,
+    /// Sessions as they were before; those that are new are not here.
+    before: BTreeMap<SessionId, Arc<Session>>,
     undo: Vec<Undo>,
 }
 
@@ -52,6 +53,12 @@ impl Changes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.deletes.is_empty()
+    }
+
+    /// A changed or deleted session as it was before; `None` for one that is new.
+    #[must_use]
+    pub fn before(&self, id: &SessionId) -> Option<&Arc<Session>> {
+        self.before.get(id)
     }
 }
 
@@ -79,12 +86,36 @@ pub(super) struct Index {
     pub queue: BTreeSet<Turn>,
     pub by_name: HashMap<(UserName, SessionName), SessionId>,
     pub by_request: HashMap<(UserName, RequestId), SessionId>,
-    pub on_node: HashMap<NodeName, BTreeSet<SessionId>>,
+    pub on_node: HashMap<NodeName, Held>,
+    pub by_device: HashMap<DeviceUuid, BTreeSet<NodeName>>,
+    pub runtimes: Runtimes,
     pub deadlines: BTreeSet<(UnixMillis, SessionId)>,
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
     pub liveness: HashMap<NodeName, Liveness>,
     /// Set when something may have become placeable.
     pub unsettled: bool,
+}
+
+impl Index {
+    fn enter_node(&mut self, node: &Node) {
+        self.runtimes.insert(node);
+        for device in &node.inventory.devices {
+            let owners = self.by_device.entry(device.uuid.clone()).or_default();
+            owners.insert(node.name.clone());
+        }
+    }
+
+    fn forget_node(&mut self, node: &Node) {
+        self.runtimes.remove(node);
+        for device in &node.inventory.devices {
+            if let Some(owners) = self.by_device.get_mut(&device.uuid) {
+                owners.remove(&node.name);
+                if owners.is_empty() {
+                    self.by_device.remove(&device.uuid);
+                }
+            }
+        }
+    }
 }
 
 impl Cluster {
@@ -125,14 +156,22 @@ impl Cluster {
     pub fn take_changes(&mut self) -> Changes {
         let Journal { undo, desired } = std::mem::take(&mut self.journal);
         let mut keys = BTreeSet::new();
-        for step in &undo {
+        let mut before = BTreeMap::new();
+        // Backwards: the first step of a session knows how it was before all of them.
+        for step in undo.iter().rev() {
             match step {
-                Undo::Session(id, _) => keys.insert(RecordKey::Session(id.clone())),
-                Undo::Node(name, _) => keys.insert(RecordKey::Node(name.clone())),
-                Undo::Liveness(..) => false,
-            };
+                Undo::Session(id, old) => {
+                    keys.insert(RecordKey::Session(id.clone()));
+                    match old {
+                        Some(old) => before.insert(id.clone(), old.clone()),
+                        None => before.remove(id),
+                    };
+                }
+                Undo::Node(name, _) => drop(keys.insert(RecordKey::Node(name.clone()))),
+                Undo::Liveness(..) => {}
+            }
         }
-        let mut changes = Changes { desired, undo, ..Changes::default() };
+        let mut changes = Changes { desired, before, undo, ..Changes::default() };
         for key in keys {
             let record = match &key {
                 RecordKey::Session(id) => self.sessions.get(id).cloned().map(Record::Session),
@@ -170,90 +209,39 @@ impl Cluster {
             Some(session) => self.sessions.insert(id.clone(), session.clone()),
             None => self.sessions.remove(id),
         };
-        let before = old.as_deref().map(wants).unwrap_or_default();
-        let after = new.as_deref().map(wants).unwrap_or_default();
-        if let Some(old) = &old {
-            self.unindex(old);
-        }
-        if let Some(new) = &new {
-            self.index_session(new, self.settings.start_timeout_ms);
-        }
-        if before != after {
-            let nodes: BTreeSet<NodeName> =
-                before.keys().chain(after.keys()).map(|(node, _)| node.clone()).collect();
-            for node in &nodes {
-                self.refresh_view(node);
-            }
+        let (before, after) = (old.as_deref(), new.as_deref());
+        self.reindex(id, before, after);
+        self.move_held(before, after);
+        if !wants(before).eq(wants(after)) {
+            let nodes = wants(before).chain(wants(after)).map(|(node, ..)| node.clone());
             self.journal.desired.extend(nodes);
         }
         old
     }
 
-    fn index_session(&mut self, session: &Session, start_timeout_ms: u64) {
-        let id = &session.id;
-        match &session.phase {
-            Phase::Pending { .. } => {
-                self.index.queue.insert(turn(session));
-                self.index.unsettled = true;
-            }
-            Phase::Ended(ended) => {
-                // One that still holds something somewhere cannot be forgotten yet.
-                if session.is_over() {
-                    self.index.ended.insert((ended.at, id.clone()));
-                }
-                self.index.unsettled = true;
-            }
-            Phase::Scheduled { .. }
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
-            | Phase::Stopping { .. }
-            | Phase::Lost { .. } => {}
-        }
-        if !matches!(session.phase, Phase::Ended(_))
-            && let Some(name) = &session.spec.name
-        {
-            self.index.by_name.insert((session.owner.clone(), name.clone()), id.clone());
-        }
-        if let Some(request) = &session.request_id {
-            self.index.by_request.insert((session.owner.clone(), request.clone()), id.clone());
-        }
-        for (_, grant) in session.held() {
-            self.index.on_node.entry(grant.node.clone()).or_default().insert(id.clone());
-        }
-        if let Some(deadline) = deadline(session, start_timeout_ms) {
-            self.index.deadlines.insert((deadline, id.clone()));
-        }
-    }
-
-    fn unindex(&mut self, session: &Session) {
-        let id = &session.id;
-        self.index.queue.remove(&turn(session));
-        if let Phase::Ended(ended) = &session.phase {
-            self.index.ended.remove(&(ended.at, id.clone()));
-        }
-        if !matches!(session.phase, Phase::Ended(_))
-            && let Some(name) = &session.spec.name
-        {
-            self.index.by_name.remove(&(session.owner.clone(), name.clone()));
-        }
-        if let Some(request) = &session.request_id {
-            self.index.by_request.remove(&(session.owner.clone(), request.clone()));
-        }
-        for (_, grant) in session.held() {
-            if let Some(held) = self.index.on_node.get_mut(&grant.node) {
-                held.remove(id);
-                if held.is_empty() {
-                    self.index.on_node.remove(&grant.node);
-                }
-            }
-        }
-        if let Some(deadline) = deadline(session, self.settings.start_timeout_ms) {
-            self.index.deadlines.remove(&(deadline, id.clone()));
-        }
+    /// Keeps in step what is found by something else than the id; what has not changed is left.
+    fn reindex(&mut self, id: &SessionId, old: Option<&Session>, new: Option<&Session>) {
+        let timeout_ms = self.settings.start_timeout_ms;
+        let due = |session: &Session| Some((deadline(session, timeout_ms)?, id.clone()));
+        let index = &mut self.index;
+        index.unsettled |= new.is_some_and(|session| {
+            matches!(session.phase, Phase::Pending { .. } | Phase::Ended(_))
+        });
+        exchange(&mut index.queue, old.and_then(turn), new.and_then(turn));
+        exchange(&mut index.ended, old.and_then(ended), new.and_then(ended));
+        exchange(&mut index.deadlines, old.and_then(due), new.and_then(due));
+        exchange_key(&mut index.by_name, old.and_then(name), new.and_then(name), id);
+        exchange_key(&mut index.by_request, old.and_then(request), new.and_then(request), id);
     }
 
     fn replace_node(&mut self, name: &NodeName, new: Option<Arc<Node>>) -> Option<Arc<Node>> {
         let gone = new.is_none();
+        if let Some(old) = self.nodes.get(name) {
+            self.index.forget_node(old);
+        }
+        if let Some(new) = &new {
+            self.index.enter_node(new);
+        }
         let old = match new {
             Some(node) => self.nodes.insert(name.clone(), node),
             None => self.nodes.remove(name),
@@ -276,102 +264,39 @@ impl Cluster {
         self.index.unsettled = true;
         old
     }
+}
 
-    /// Works out anew what placement sees of one node, from its record and what is held there.
-    fn refresh_view(&mut self, name: &NodeName) {
-        let Some(node) = self.nodes.get(name) else { return };
-        let view = self.node_view(node);
-        let known = self.view.get(name).is_some();
-        let put = if known { self.view.replace(view) } else { self.view.insert(view) };
-        if let Err(refused) = put {
-            // Registration refuses such nodes; one from an older store takes nothing new.
-            debug_assert!(false, "{refused}");
-            self.view.remove(name);
+/// Puts `new` in the place of `old`.
+fn exchange<T: Ord>(set: &mut BTreeSet<T>, old: Option<T>, new: Option<T>) {
+    if old != new {
+        if let Some(old) = old {
+            set.remove(&old);
         }
+        set.extend(new);
     }
+}
 
-    /// What the view must hold of `node` if it is in step with the records.
-    pub(crate) fn expected_view(&self, node: &Node) -> NodeView {
-        let mut view = self.node_view(node);
-        view.devices.sort_by_key(|device| device.index);
-        view
-    }
-
-    fn node_view(&self, node: &Node) -> NodeView {
-        let mut cpu = CpuMilli::ZERO;
-        let mut memory = MemoryBytes::ZERO;
-        let mut taken: BTreeMap<&str, (Demand, u32)> = BTreeMap::new();
-        for session in self.sessions_on(&node.name) {
-            for (_, grant) in session.held().filter(|(_, grant)| grant.node == node.name) {
-                cpu = cpu.saturating_add(session.spec.resources.cpu);
-                memory = memory.saturating_add(session.spec.resources.memory);
-                for slice in &grant.slices {
-                    let (demand, slices) = taken.entry(slice.device.as_str()).or_default();
-                    *demand = demand.saturating_add(slice.demand());
-                    *slices += 1;
-                }
-            }
+/// Puts `new` in the place of `old`, as the way to `id`.
+fn exchange_key<K: Eq + Hash>(
+    map: &mut HashMap<K, SessionId>,
+    old: Option<K>,
+    new: Option<K>,
+    id: &SessionId,
+) {
+    if old != new {
+        if let Some(old) = old {
+            map.remove(&old);
         }
-        let devices = node.inventory.devices.iter().map(|device| {
-            let (taken, sessions) = taken.get(device.uuid.as_str()).copied().unwrap_or_default();
-            self.device_view(node, device, taken, sessions)
-        });
-        NodeView {
-            name: node.name.clone(),
-            state: state(node, self.liveness(&node.name)),
-            labels: node.effective_labels(),
-            cpu_total: node.inventory.cpu,
-            cpu_free: node.inventory.cpu.saturating_sub(cpu),
-            memory_total: node.inventory.memory,
-            memory_free: node.inventory.memory.saturating_sub(memory),
-            devices: devices.collect(),
-            allow_shared: self.settings.allow_shared || node.inventory.runtime.allow_shared,
-            enforcers: node.inventory.runtime.enforcers.clone(),
-        }
-    }
-
-    fn device_view(
-        &self,
-        node: &Node,
-        device: &Device,
-        taken: Demand,
-        sessions: u32,
-    ) -> DeviceView {
-        let units = self.settings.units.units_of(&device.model, device.memory);
-        let whole = units.whole();
-        let blocked = match (&device.health, &device.mig) {
-            (DeviceHealth::Unhealthy { reason }, _) => {
-                Some(DeviceBlock::Unhealthy { reason: reason.clone() })
-            }
-            (DeviceHealth::Healthy, _) if node.cordoned_devices.contains(&device.uuid) => {
-                Some(DeviceBlock::Cordoned)
-            }
-            (DeviceHealth::Healthy, MigState::Enabled { .. }) => Some(DeviceBlock::MigEnabled),
-            (DeviceHealth::Healthy, MigState::Unsupported | MigState::Disabled) => None,
-        };
-        DeviceView {
-            uuid: device.uuid.clone(),
-            index: device.index,
-            model: device.model.clone(),
-            units,
-            free: Demand {
-                memory: whole.memory.saturating_sub(taken.memory),
-                compute: whole.compute.saturating_sub(taken.compute),
-            },
-            blocked,
-            numa_node: device.numa_node,
-            nvlink_peers: device.nvlink_peers.clone(),
-            sessions,
-        }
+        map.extend(new.map(|key| (key, id.clone())));
     }
 }
 
 /// What each node is wanted to do with a session, by generation.
-fn wants(session: &Session) -> BTreeMap<(NodeName, u64), Want> {
-    let wanted = session
-        .held()
-        .map(|(generation, grant)| ((grant.node.clone(), generation), want(session, generation)));
-    wanted.collect()
+fn wants(session: Option<&Session>) -> impl Iterator<Item = (&NodeName, u64, Want)> {
+    session.into_iter().flat_map(|session| {
+        let held = session.held();
+        held.map(|(generation, grant)| (&grant.node, generation, want(session, generation)))
+    })
 }
 
 /// What is wanted of one placement of a session.
@@ -393,8 +318,28 @@ pub(super) fn want(session: &Session, generation: u64) -> Want {
     }
 }
 
-fn turn(session: &Session) -> Turn {
-    (Reverse(session.spec.priority), session.sequence, session.id.clone())
+fn turn(session: &Session) -> Option<Turn> {
+    let waits = matches!(session.phase, Phase::Pending { .. });
+    waits.then(|| (Reverse(session.spec.priority), session.sequence, session.id.clone()))
+}
+
+/// When an ended session ended; one that still holds something somewhere cannot be forgotten yet.
+fn ended(session: &Session) -> Option<(UnixMillis, SessionId)> {
+    match &session.phase {
+        Phase::Ended(ended) if session.is_over() => Some((ended.at, session.id.clone())),
+        _ => None,
+    }
+}
+
+/// The name of a session that has not ended.
+fn name(session: &Session) -> Option<(UserName, SessionName)> {
+    let name = session.spec.name.clone()?;
+    let live = !matches!(session.phase, Phase::Ended(_));
+    live.then(|| (session.owner.clone(), name))
+}
+
+fn request(session: &Session) -> Option<(UserName, RequestId)> {
+    Some((session.owner.clone(), session.request_id.clone()?))
 }
 
 /// When the session's phase runs out.
@@ -407,19 +352,5 @@ fn deadline(session: &Session, start_timeout_ms: u64) -> Option<UnixMillis> {
         Phase::Pending { .. } | Phase::Stopping { .. } | Phase::Lost { .. } | Phase::Ended(_) => {
             None
         }
-    }
-}
-
-fn state(node: &Node, liveness: Liveness) -> NodeState {
-    match (liveness, node.cordon) {
-        (Liveness::NeverSeen, _) => NodeState::NeverSeen,
-        (Liveness::Lost, _) => NodeState::Lost,
-        (Liveness::Suspect, _) => NodeState::Suspect,
-        (Liveness::Live, Cordon::Draining) => NodeState::Draining,
-        (Liveness::Live, Cordon::Cordoned) => NodeState::Cordoned,
-        (Liveness::Live, Cordon::Open) if !node.inventory.condition.is_empty() => {
-            NodeState::Suspect
-        }
-        (Liveness::Live, Cordon::Open) => NodeState::Ready,
     }
 }

@@ -71,16 +71,15 @@ impl Cluster {
     /// A device belongs to one node.
     fn check_devices(&self, name: &NodeName, inventory: &Inventory) -> Result<(), Refusal> {
         for device in &inventory.devices {
-            let other = self.nodes.values().find(|node| {
-                node.name != *name
-                    && node.device(&device.uuid).is_some()
-                    && self.liveness(&node.name) == Liveness::Live
-            });
+            let owners = self.index.by_device.get(&device.uuid).into_iter().flatten();
+            let other = owners
+                .filter(|other| *other != name)
+                .find(|other| self.liveness(other) == Liveness::Live);
             if let Some(other) = other {
                 return Err(Refusal::DeviceTaken {
                     device: device.uuid.clone(),
                     node: name.clone(),
-                    other: other.name.clone(),
+                    other: other.clone(),
                 });
             }
         }
@@ -203,8 +202,8 @@ impl Cluster {
         device: &DeviceUuid,
         cordoned: bool,
     ) -> Result<Applied, Refusal> {
-        let owner = self.nodes.values().find(|node| node.device(device).is_some());
-        let Some(owner) = owner else {
+        let owner = self.index.by_device.get(device).and_then(|owners| owners.first());
+        let Some(owner) = owner.and_then(|owner| self.nodes.get(owner)) else {
             return Err(Refusal::DeviceNotFound { device: device.clone() });
         };
         let mut node = Node::clone(owner);
