@@ -12,6 +12,7 @@ pub mod device;
 pub mod ids;
 pub mod node;
 pub mod placement;
+pub mod plans;
 pub mod reconcile;
 pub mod session;
 pub mod slice;

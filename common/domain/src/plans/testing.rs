@@ -1,0 +1,138 @@
+//! Builders for the tests of plans.
+
+use crate::ids::{DeviceUuid, NodeName};
+use crate::placement::{Allocation, DeviceView, NodeState, NodeView, Request, View};
+use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, Split, UnitPolicy};
+use crate::units::{ComputeMilli, CpuMilli, Fgpu, GIB, MemoryBytes};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+/// A node with 64 cores, 256 GiB and devices of 80 GiB.
+pub(super) fn node(name: &str, devices: usize) -> NodeView {
+    node_of(name, "NVIDIA H100 80GB HBM3", 80, devices)
+}
+
+/// The same with devices of `model` and `gib` each.
+pub(super) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> NodeView {
+    let units = UnitPolicy::default().units_of(model, MemoryBytes(gib * GIB));
+    let device = |index: usize| DeviceView {
+        uuid: device_of(name, index),
+        index: u32::try_from(index).unwrap(),
+        model: model.to_owned(),
+        units,
+        free: units.whole(),
+        blocked: None,
+        numa_node: None,
+        nvlink_peers: Vec::new(),
+        sessions: 0,
+    };
+    NodeView {
+        name: name_of(name),
+        state: NodeState::Ready,
+        labels: BTreeMap::new(),
+        cpu_total: CpuMilli::cores(64),
+        cpu_free: CpuMilli::cores(64),
+        memory_total: MemoryBytes::gib(256),
+        memory_free: MemoryBytes::gib(256),
+        devices: (0..devices).map(device).collect(),
+        allow_shared: false,
+        enforcers: vec![Isolation::Interposer],
+    }
+}
+
+pub(super) fn labelled(mut node: NodeView, labels: &[(&str, &str)]) -> NodeView {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    node.labels.extend(labels);
+    node
+}
+
+pub(super) fn name_of(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub(super) fn device_of(node: &str, index: usize) -> DeviceUuid {
+    DeviceUuid::new(format!("GPU-{node}-{index}")).unwrap()
+}
+
+pub(super) fn view(nodes: impl IntoIterator<Item = NodeView>) -> View {
+    let mut view = View::new(Fgpu(100));
+    for node in nodes {
+        view.insert(node).unwrap();
+    }
+    view
+}
+
+/// One core, 1 GiB, and `amount` of GPU.
+pub(super) fn gpu(amount: GpuAmount) -> Request {
+    Request {
+        cpu: CpuMilli::cores(1),
+        memory: MemoryBytes::gib(1),
+        gpu: Some(GpuRequest::new(amount)),
+        ..Request::default()
+    }
+}
+
+pub(super) fn fgpu(milli: u64) -> Request {
+    gpu(GpuAmount::Fgpu(Fgpu(milli)))
+}
+
+pub(super) fn whole(count: u32) -> Request {
+    gpu(GpuAmount::Whole(NonZeroU32::new(count).unwrap()))
+}
+
+/// Takes what `grant` gives `request`.
+pub(super) fn take(view: &mut View, request: &Request, grant: &Grant) {
+    view.allocate(&grant.node, &Allocation::of(request, grant)).unwrap();
+}
+
+const MODELS: [(&str, u64); 2] = [("H100", 80), ("A100", 40)];
+
+/// Up to `most` nodes in racks and zones, empty.
+pub(super) fn cluster(most: usize) -> impl Strategy<Value = View> {
+    let node = (0_usize..2, 0_usize..5, 4_u64..40, 0_usize..3, 0_u8..10);
+    proptest::collection::vec(node, 1..=most).prop_map(|nodes| {
+        let node =
+            |(at, (model, devices, cores, rack, odd)): (usize, (usize, usize, u64, usize, u8))| {
+                let (model, memory) = MODELS[model];
+                let mut node = node_of(&format!("n{at}"), model, memory, devices);
+                (node.cpu_total, node.cpu_free) = (CpuMilli::cores(cores), CpuMilli::cores(cores));
+                if odd > 0 {
+                    let zone = if rack == 0 { "west" } else { "east" };
+                    let rack = format!("r{rack}");
+                    node = labelled(node, &[("rack", rack.as_str()), ("zone", zone)]);
+                }
+                match odd {
+                    1 => node.enforcers.clear(),
+                    2 => node.state = NodeState::Cordoned,
+                    _ => {}
+                }
+                node
+            };
+        view(nodes.into_iter().enumerate().map(node))
+    })
+}
+
+/// A request that some node of [`cluster`] may hold.
+pub(super) fn request() -> impl Strategy<Value = Request> {
+    let amount = prop_oneof![
+        5 => (1_u64..110).prop_map(|quanta| GpuAmount::Fgpu(Fgpu(quanta * 100))),
+        1 => (100_u64..250).prop_map(|quanta| GpuAmount::Fgpu(Fgpu(quanta * 100))),
+        2 => (1_u32..4).prop_map(|gpus| GpuAmount::Whole(NonZeroU32::new(gpus).unwrap())),
+        1 => (1_u64..80_000).prop_map(|mib| GpuAmount::Direct {
+            memory: Some(MemoryBytes::mib(mib)),
+            compute: crate::slice::ComputeRequest::Share(ComputeMilli(100)),
+        }),
+    ];
+    let split = proptest::option::weighted(0.1, prop_oneof![Just(Split::Even), Just(Split::Fill)]);
+    let gpu =
+        (amount, split).prop_map(|(amount, split)| GpuRequest { split, ..GpuRequest::new(amount) });
+    (0_u64..6, 0_u64..64, proptest::option::weighted(0.9, gpu)).prop_map(|(cores, gib, gpu)| {
+        Request {
+            cpu: CpuMilli::cores(cores),
+            memory: MemoryBytes::gib(gib),
+            gpu,
+            ..Request::default()
+        }
+    })
+}
