@@ -82,7 +82,7 @@ pub fn stdio(
     let mut cluster = Cluster::new(policy, seed);
     while let Some(line) = reader.next_line()? {
         match line {
-            Line::Header(_) => {}
+            Line::Header(_) | Line::Class(_) => {}
             Line::Node(node) => cluster.add(&node, reader.line())?,
             Line::Pod(pod) => {
                 let place = cluster.place(&pod)?;
@@ -107,6 +107,7 @@ fn replay(
     while let Some(line) = reader.next_line()? {
         match line {
             Line::Header(header) => (name, total) = (header.name, header.pods.unwrap_or(0)),
+            Line::Class(_) => {}
             Line::Node(node) => {
                 cluster.add(&node, reader.line())?;
                 meter.node(&node);
