@@ -58,6 +58,15 @@ Examples:
   fgpu simulate --trace replay.jsonl --policy best-fit --placements out.jsonl
   fgpu simulate --stdio --policy binpack";
 
+pub(crate) const SIMULATE_GENERATE_HELP: &str = "\
+The same flags give the same bytes on every machine. From the lists of the openb trace and without
+shares, the replay is the one its own scripts make for that seed.
+
+Examples:
+  fgpu simulate generate --nodes 5000 --devices 8 --out large.jsonl
+  fgpu simulate generate --node-list nodes.csv --pod-list pods.csv --fractional-share 60 --seed 42
+  fgpu simulate generate --constrained-share 20 --load 1.3 | fgpu simulate --stdio";
+
 pub(crate) const UP_HELP: &str = "\
 Examples:
   fgpu up

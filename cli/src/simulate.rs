@@ -1,20 +1,26 @@
 //! `fgpu simulate`: replay a workload trace through the placement code.
 
+mod generate;
+
 use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use fgpu_domain::placement::Policy;
 use fgpu_simulator::{SimulateError, SimulateOptions};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::help;
 use crate::output::{self, Format};
 
 /// `fgpu simulate`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct SimulateArgs {
+    #[command(subcommand)]
+    command: Option<SimulateCommand>,
     /// Replay file, JSON lines
     #[arg(long, value_name = "FILE", required_unless_present = "stdio", conflicts_with = "stdio")]
     trace: Option<PathBuf>,
@@ -39,8 +45,20 @@ pub(crate) struct SimulateArgs {
     output: Format,
 }
 
+/// What goes with replays.
+#[derive(Debug, Subcommand)]
+enum SimulateCommand {
+    /// Make a replay: from lists of nodes and pods, or of common kinds
+    #[command(after_help = help::SIMULATE_GENERATE_HELP)]
+    Generate(Box<generate::GenerateArgs>),
+}
+
 /// Runs `fgpu simulate`.
 pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
+    match args.command {
+        Some(SimulateCommand::Generate(args)) => return generate::run(*args),
+        None => {}
+    }
     let Some(trace) = args.trace else {
         let answered = fgpu_simulator::stdio(
             args.policy,

@@ -11,10 +11,13 @@
 
 mod cluster;
 mod error;
+mod generate;
 mod meter;
+mod random;
 mod replay;
 mod run;
 
 pub use error::SimulateError;
+pub use generate::{Fill, GenerateError, Mix, ModelWeights, Replay, Source};
 pub use meter::{FailedByKind, Level, Report, Timing};
 pub use run::{SimulateOptions, run, stdio};

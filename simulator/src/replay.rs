@@ -1,7 +1,7 @@
 //! Reads a replay line by line and refuses what the format does not allow.
 
 use crate::error::SimulateError;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::io::BufRead;
 
@@ -21,7 +21,7 @@ pub(crate) struct Header {
 }
 
 /// A machine.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeLine {
     pub(crate) name: String,
     pub(crate) cpu_milli: u64,
@@ -31,11 +31,12 @@ pub(crate) struct NodeLine {
     pub(crate) gpu_model: Option<String>,
 }
 
-/// A kind of pod the cluster usually sees.
-#[derive(Debug, Clone, Deserialize)]
+/// A kind of pod the cluster usually sees, and how often it was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClassLine {
     pub(crate) cpu_milli: u64,
     pub(crate) num_gpu: u32,
+    /// Of each GPU.
     #[serde(default)]
     pub(crate) gpu_milli: u64,
     #[serde(default)]
@@ -45,7 +46,7 @@ pub(crate) struct ClassLine {
 }
 
 /// A pod that arrives.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodLine {
     pub(crate) name: String,
     pub(crate) cpu_milli: u64,

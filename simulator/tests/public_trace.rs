@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use fgpu_domain::placement::Policy;
-use fgpu_simulator::{SimulateOptions, run};
+use fgpu_simulator::{Fill, Replay, SimulateOptions, Source, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,4 +36,31 @@ fn best_fit_gives_out_93_percent_of_the_public_trace_as_published() {
 
     let at_130 = report.levels[&130].alloc_pct;
     assert!((92.5..=93.5).contains(&at_130), "{}", report.table());
+}
+
+#[test]
+fn a_generated_replay_is_byte_for_byte_that_of_the_published_script() {
+    let Some(traces) = std::env::var_os("FGPU_TRACES").map(PathBuf::from) else {
+        eprintln!("skipped: FGPU_TRACES names no folder with the openb trace and csv2jsonl.py");
+        return;
+    };
+    let source = Source {
+        node_list: Some(traces.join("openb_node_list_gpu_node.csv")),
+        pod_list: Some(traces.join("openb_pod_list_default.csv")),
+        ..Source::default()
+    };
+    for (seed, load, load_milli) in [(42, "1.3", 1300), (7, "0.5", 500)] {
+        let script = Command::new("python3")
+            .arg(traces.join("csv2jsonl.py"))
+            .args(["--seed", &seed.to_string(), "--load", load])
+            .output()
+            .expect("python3 is needed to make the replay: install it, or leave FGPU_TRACES unset");
+        let mut ours = Vec::new();
+
+        let fill = Fill { seed, load_milli, shuffle: true };
+        Replay::fill(&source, fill).unwrap().write(&mut ours).unwrap();
+
+        assert!(script.status.success(), "{}", String::from_utf8_lossy(&script.stderr));
+        assert!(ours == script.stdout, "seed {seed}, load {load}: the bytes differ");
+    }
 }

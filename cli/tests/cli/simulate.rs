@@ -43,3 +43,30 @@ async fn a_trace_that_is_not_there_is_named() {
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("/nowhere.jsonl") && ran.err.contains("No such file"), "{}", ran.err);
 }
+
+#[tokio::test]
+async fn a_generated_replay_can_be_replayed_and_is_the_same_every_time() {
+    let tool = Tool::new();
+    let trace = tool.home().join("made.jsonl");
+    let made = tool
+        .run(&format!(
+            "simulate generate --nodes 8 --fractional-share 50 --out {}",
+            trace.display()
+        ))
+        .await;
+    assert_eq!((made.code, made.out.as_str()), (0, ""), "{}", made.err);
+
+    let ran = tool.run(&format!("simulate --trace {}", trace.display())).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("catalogue, policy"), "{}", ran.out);
+
+    let again = tool.run("simulate generate --nodes 8 --fractional-share 50").await;
+    assert_eq!(again.out, std::fs::read_to_string(&trace).unwrap());
+}
+
+#[tokio::test]
+async fn a_share_that_cannot_be_is_refused_with_its_flag() {
+    let ran = Tool::new().run("simulate generate --cpu-only-share 100").await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains("--cpu-only-share 100 is not possible"), "{}", ran.err);
+}
