@@ -60,6 +60,11 @@ impl Entry {
         }
     }
 
+    /// Thousandths that something may land on, device by device.
+    pub(super) fn rests(&self) -> Vec<u64> {
+        self.slots.iter().map(Slot::usable_milli).collect()
+    }
+
     /// Works out again what is kept beside the node.
     pub(super) fn refresh(&mut self, shapes: &Shapes) {
         let kinds = &shapes.get(self.shape).kinds;

@@ -8,7 +8,8 @@
 
 use super::Request;
 use super::entry::Entry;
-use super::fit::{Apart, Prefer, ShapeFit, apart};
+use super::fit::{Prefer, ShapeFit, apart};
+use super::measure::Measure;
 use super::mix::Model;
 use super::score::Judged;
 
@@ -73,60 +74,26 @@ pub(super) fn judge(
     fit: Option<&ShapeFit>,
     model: &Model,
 ) -> Option<Judged> {
+    let measure = model.measure(entry)?;
     let cpu_left = entry.node.cpu_free.saturating_sub(request.cpu).0;
-    let rests: Vec<u64> = entry.slots.iter().map(super::entry::Slot::usable_milli).collect();
-    let before = fragmentation(entry, &rests, entry.node.cpu_free.0, model);
-    let worth = |rests: &[u64]| steps(before - fragmentation(entry, rests, cpu_left, model), model);
-    let Some(fit) = fit else { return Some(Judged { score: worth(&rests), first: None }) };
+    let rests = entry.rests();
+    let before = measure.before(entry, &rests);
+    let worth = |changed: &[(usize, u64)]| steps(before.decrease(cpu_left, changed), measure);
+    let Some(fit) = fit else { return Some(Judged { score: worth(&[]), first: None }) };
     let apart = apart(request, entry);
     if fit.parts.len() > 1 {
-        let mut after = rests.clone();
+        let mut changed = Vec::with_capacity(fit.parts.len());
         fit.choose(entry, apart, Prefer::Fullest, |part, slot| {
-            after[slot] = fit.rest_after(part, entry, slot);
+            changed.push((slot, fit.rest_after(part, entry, slot)));
         })?;
-        return Some(Judged { score: worth(&after), first: None });
+        return Some(Judged { score: worth(&changed), first: None });
     }
-    each_device(entry, fit, apart, &rests, worth)
-}
-
-fn each_device(
-    entry: &Entry,
-    fit: &ShapeFit,
-    apart: Apart,
-    rests: &[u64],
-    worth: impl Fn(&[u64]) -> i64,
-) -> Option<Judged> {
-    let mut best: Option<Judged> = None;
-    let mut after = rests.to_vec();
-    for slot in 0..rests.len() {
-        let seen = entry.slots[..slot].contains(&entry.slots[slot]);
-        if seen || !fit.takes(0, entry, slot, apart) {
-            continue;
-        }
-        after[slot] = fit.rest_after(0, entry, slot);
-        let score = worth(&after);
-        after[slot] = rests[slot];
-        if best.is_none_or(|best| score > best.score) {
-            best = Some(Judged { score, first: Some(slot) });
-        }
-    }
-    best
-}
-
-/// Idle GPU that a request drawn from the mix cannot use, thousandths of a device times the weight
-/// of the whole mix.
-fn fragmentation(entry: &Entry, rests: &[u64], cpu: u64, model: &Model) -> i128 {
-    let idle: u64 = rests.iter().sum();
-    let unusable = model.classes.iter().map(|class| {
-        let usable = class.usable(entry, rests, cpu);
-        i128::from(class.weight) * i128::from(idle - usable)
-    });
-    unusable.sum()
+    fit.best_device(entry, apart, |slot, rest| worth(&[(slot, rest)]))
 }
 
 /// `100 × sigmoid(decrease ÷ 1 device)`, truncated.
-fn steps(decrease: i128, model: &Model) -> i64 {
-    let weight = i128::from(model.weight.max(1));
+fn steps(decrease: i128, measure: &Measure) -> i64 {
+    let weight = measure.weight().max(1);
     let reached = |step: &i64| i128::from(*step) * weight <= decrease.abs() * 1_000_000;
     let passed = i64::try_from(STEPS.partition_point(reached)).unwrap_or(i64::MAX);
     // Truncation goes down on both sides: exactly nothing is 50, the least increase 49.

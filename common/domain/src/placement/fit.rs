@@ -3,6 +3,7 @@
 use super::Request;
 use super::entry::Entry;
 use super::layout::{allowed_units, allows};
+use super::score::Judged;
 use super::shape::Kind;
 use super::view::View;
 use crate::slice::{Demand, GpuRequest, Isolation, Part, Split};
@@ -76,6 +77,11 @@ impl Fit {
         self.shapes[entry.shape].as_ref()
     }
 
+    /// The request on nodes of the shape at this position.
+    pub(super) fn on_shape(&self, shape: usize) -> Option<&ShapeFit> {
+        self.shapes.get(shape)?.as_ref()
+    }
+
     /// The request on the node, where that is large enough at first sight.
     pub(super) fn at(&self, entry: &Entry) -> Option<&ShapeFit> {
         self.of(entry).filter(|fit| fit.least.fits(entry.most_free))
@@ -97,6 +103,12 @@ impl ShapeFit {
 
     pub(super) fn want(&self, part: usize, kind: usize) -> &Want {
         &self.wants[part * self.kinds + kind]
+    }
+
+    /// What the largest part takes of each kind of device, thousandths; `None` where it may not.
+    pub(super) fn wants_per_kind(&self) -> Vec<Option<u64>> {
+        let wants = self.wants[..self.kinds].iter();
+        wants.map(|want| want.allowed.then_some(want.milli)).collect()
     }
 
     /// Whether the device in `slot` has room for `part`.
@@ -147,6 +159,28 @@ impl ShapeFit {
             milli += self.want(part, entry.slots[at].kind).milli;
         })?;
         Some(milli)
+    }
+
+    /// The device with room for the only part whose `worth` is most, given its position and what is
+    /// left on it then; of equals the first. Devices in equal state are asked about once.
+    pub(super) fn best_device(
+        &self,
+        entry: &Entry,
+        apart: Apart,
+        worth: impl Fn(usize, u64) -> i64,
+    ) -> Option<Judged> {
+        let mut best: Option<Judged> = None;
+        for at in 0..entry.slots.len() {
+            let seen = entry.slots[..at].contains(&entry.slots[at]);
+            if seen || !self.takes(0, entry, at, apart) {
+                continue;
+            }
+            let score = worth(at, self.rest_after(0, entry, at));
+            if best.is_none_or(|best| score > best.score) {
+                best = Some(Judged { score, first: Some(at) });
+            }
+        }
+        best
     }
 
     /// Thousandths of the device in `slot` that are left once it holds `part`, the lesser of both

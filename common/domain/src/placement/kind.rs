@@ -77,7 +77,7 @@ impl Kinds {
     }
 
     fn make_room(&mut self, view: &View) {
-        let states = view.states().list().len().max(1);
+        let states = view.states().len().max(1);
         let most = (MOST_SCORES / states).clamp(LEAST_KINDS, MOST_KINDS);
         while self.known.len() >= most {
             // No two kinds were asked for by the same request, so the order of the map is no matter.

@@ -7,6 +7,7 @@ use super::Request;
 use super::entry::Entry;
 use super::fit::Fit;
 use super::layout::{Layout, layout};
+use super::measure::Measure;
 use super::view::{Identity, View};
 use crate::slice::GpuRequest;
 use crate::units::CpuMilli;
@@ -43,10 +44,8 @@ struct ClassKey {
 pub(super) struct Model {
     /// What it was worked out from.
     basis: Option<Basis>,
-    /// The most frequent first.
-    pub(super) classes: Vec<Class>,
-    /// Of all classes together.
-    pub(super) weight: u64,
+    /// By position of the shape.
+    measures: Vec<Measure>,
 }
 
 /// The view and the mix a model was worked out from.
@@ -56,15 +55,6 @@ struct Basis {
     hardware: u64,
     arrivals: u64,
     expected: u64,
-}
-
-/// A kind of request that is expected again.
-#[derive(Debug)]
-pub(super) struct Class {
-    pub(super) cpu: u64,
-    pub(super) weight: u64,
-    /// `None`: no GPU is asked for, or no hardware can hold it.
-    fit: Option<Fit>,
 }
 
 impl Mix {
@@ -124,40 +114,37 @@ impl Mix {
             arrivals: self.arrivals,
             expected: self.expected,
         };
-        let mut model = Model { basis: Some(basis), ..Model::default() };
+        let mut typical: Vec<(u64, u64, Option<Fit>)> = Vec::new();
+        let mut covered = 0_u128;
         for (key, weight) in sorted {
-            if u128::from(model.weight) * 100 >= all * TYPICAL_PERCENT {
+            if covered * 100 >= all * TYPICAL_PERCENT {
                 break;
             }
-            let request = Request { cpu: key.cpu, gpu: key.gpu.clone(), ..Request::default() };
-            let fit = match (layout(&request, view), &key.gpu) {
-                (Ok(Layout::Devices(plan)), Some(gpu)) => {
-                    Some(Fit::new(gpu, plan.counts[0], plan.split, view))
-                }
-                _ => None,
-            };
-            model.classes.push(Class { cpu: key.cpu.0, weight, fit });
-            model.weight = model.weight.saturating_add(weight);
+            covered += u128::from(weight);
+            typical.push((key.cpu.0, weight, key.fit(view)));
         }
-        model
+        let requests = || typical.iter().map(|(cpu, weight, fit)| (*cpu, *weight, fit.as_ref()));
+        let shapes = 0..view.shapes().list().len();
+        let measures = shapes.map(|shape| Measure::new(shape, requests())).collect();
+        Model { basis: Some(basis), measures }
     }
 }
 
-impl Class {
-    /// Thousandths of a device that a request of this class could use on a node with these rests.
-    pub(super) fn usable(&self, entry: &Entry, rests: &[u64], cpu: u64) -> u64 {
-        let Some(fit) = self.fit.as_ref().and_then(|fit| fit.of(entry)) else { return 0 };
-        if cpu < self.cpu {
-            return 0;
+impl ClassKey {
+    /// The class on the hardware of `view`; `None` where it needs no GPU, or none can hold it.
+    fn fit(&self, view: &View) -> Option<Fit> {
+        let gpu = self.gpu.as_ref()?;
+        let request = Request { cpu: self.cpu, gpu: self.gpu.clone(), ..Request::default() };
+        match layout(&request, view) {
+            Ok(Layout::Devices(plan)) => Some(Fit::new(gpu, plan.counts[0], plan.split, view)),
+            Ok(Layout::NoGpu | Layout::NoNode) | Err(_) => None,
         }
-        let (mut devices, mut usable) = (0, 0);
-        for (slot, rest) in entry.slots.iter().zip(rests) {
-            let want = fit.want(0, slot.kind);
-            if want.allowed && *rest >= want.milli {
-                devices += 1;
-                usable += rest;
-            }
-        }
-        if devices >= fit.parts.len() { usable } else { 0 }
+    }
+}
+
+impl Model {
+    /// The measure of fragmentation on the node.
+    pub(super) fn measure(&self, entry: &Entry) -> Option<&Measure> {
+        self.measures.get(entry.shape)
     }
 }

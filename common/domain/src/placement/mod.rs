@@ -24,6 +24,7 @@ mod fit;
 mod hint;
 mod kind;
 mod layout;
+mod measure;
 mod mix;
 mod node;
 mod policy;

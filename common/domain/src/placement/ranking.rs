@@ -1,6 +1,6 @@
 //! The best state for one kind of request, kept up to date by what changed.
 
-use super::state::{State, StateId, States};
+use super::state::{State, States};
 
 /// States per block; the best of each block is kept.
 const BLOCK: usize = 64;
@@ -10,11 +10,18 @@ const NO_ROOM: i64 = i64::MIN;
 /// Every state's score for one kind of request.
 #[derive(Debug, Default)]
 pub(super) struct Ranking {
+    /// By position of the shape.
+    shapes: Vec<Tree>,
+    /// Epoch and changes of the states that are taken into account; `None`: none are.
+    synced: Option<(u64, u64)>,
+}
+
+/// The scores of the states of one shape.
+#[derive(Debug, Default)]
+struct Tree {
     leaves: Vec<Leaf>,
-    /// Per block the position of its best leaf.
-    tops: Vec<usize>,
-    /// Changes of the states that are taken into account; `None`: none are.
-    synced: Option<u64>,
+    /// Per block its best leaf and the position of that.
+    tops: Vec<(Leaf, usize)>,
 }
 
 /// One state.
@@ -24,7 +31,7 @@ struct Leaf {
     /// Its first node: of equal scores the earliest node wins.
     first: u32,
     /// Birth of the state that was scored; 0: none was.
-    birth: u64,
+    birth: u32,
 }
 
 impl Default for Leaf {
@@ -37,6 +44,10 @@ impl Leaf {
     fn beats(&self, other: &Self) -> bool {
         (self.score, other.first) > (other.score, self.first)
     }
+
+    fn plus(&self, extra: i64) -> Self {
+        Self { score: self.score.saturating_add(extra), ..*self }
+    }
 }
 
 impl Ranking {
@@ -48,69 +59,103 @@ impl Ranking {
     /// Scores what is new or changed; `score` is asked once per state and says `None` where there
     /// is no room.
     pub(super) fn sync(&mut self, states: &States, mut score: impl FnMut(&State) -> Option<i64>) {
-        let known = self.synced.and_then(|then| states.since(then));
-        match known {
+        if self.synced.is_some_and(|(epoch, _)| epoch != states.epoch()) {
+            self.clear();
+        }
+        self.shapes.resize_with(states.shapes().len(), Tree::default);
+        for (tree, list) in self.shapes.iter_mut().zip(states.shapes()) {
+            tree.grow(list.len());
+        }
+        match self.synced.and_then(|(_, then)| states.since(then)) {
             Some(changed) => {
-                self.grow(states.list().len());
                 for id in changed {
-                    let better = self.update(id, states, &mut score);
-                    self.lift(id as usize, better);
+                    let tree = &mut self.shapes[id.shape as usize];
+                    let better = tree.update(id.at as usize, states.get(id), &mut score);
+                    tree.lift(id.at as usize, better);
                 }
             }
-            None => self.rebuild(states, &mut score),
-        }
-        self.synced = Some(states.now());
-    }
-
-    /// The best state and its score, of equal ones that with the earliest node.
-    pub(super) fn best(&self) -> Option<(i64, StateId)> {
-        let mut best: Option<&Leaf> = None;
-        let mut at = 0;
-        for top in &self.tops {
-            let leaf = &self.leaves[*top];
-            if best.is_none_or(|best| leaf.beats(best)) {
-                (best, at) = (Some(leaf), *top);
+            None => {
+                for (tree, list) in self.shapes.iter_mut().zip(states.shapes()) {
+                    tree.rebuild(list, &mut score);
+                }
             }
         }
-        let best = best.filter(|leaf| leaf.score != NO_ROOM)?;
-        Some((best.score, StateId::try_from(at).ok()?))
+        self.synced = Some((states.epoch(), states.now()));
     }
 
-    /// The best node that `allowed` lets through, with its score; of equal ones the earliest.
-    pub(super) fn best_node(
-        &self,
-        states: &States,
-        allowed: impl Fn(u32) -> bool,
-    ) -> Option<(i64, u32)> {
+    /// The best node with its score, of equal ones the earliest. `extra` is added to every score
+    /// of a shape.
+    pub(super) fn best(&self, extra: impl Fn(usize) -> i64) -> Option<(i64, u32)> {
         let mut best: Option<Leaf> = None;
-        for (block, top) in self.tops.iter().enumerate() {
-            // A block whose best cannot win is passed over.
-            if best.is_some_and(|best| !self.leaves[*top].beats(&best)) {
-                continue;
-            }
-            let from = block * BLOCK;
-            for (at, leaf) in self.leaves.iter().enumerate().skip(from).take(BLOCK) {
-                if leaf.score == NO_ROOM || best.is_some_and(|best| !leaf.beats(&best)) {
-                    continue;
-                }
-                let nodes = &states.list()[at].nodes;
-                if let Some(first) = nodes.iter().copied().find(|node| allowed(*node)) {
-                    let found = Leaf { first, ..*leaf };
-                    if best.is_none_or(|best| found.beats(&best)) {
-                        best = Some(found);
-                    }
+        for (shape, tree) in self.shapes.iter().enumerate() {
+            if let Some(leaf) = tree.best() {
+                let leaf = leaf.plus(extra(shape));
+                if best.is_none_or(|best| leaf.beats(&best)) {
+                    best = Some(leaf);
                 }
             }
         }
         best.map(|leaf| (leaf.score, leaf.first))
     }
 
-    fn rebuild(&mut self, states: &States, score: &mut impl FnMut(&State) -> Option<i64>) {
-        self.grow(states.list().len());
-        for at in 0..states.list().len() {
-            if let Ok(id) = StateId::try_from(at) {
-                self.update(id, states, score);
+    /// As [`Ranking::best`], of the nodes that `allowed` lets through.
+    pub(super) fn best_allowed(
+        &self,
+        states: &States,
+        extra: impl Fn(usize) -> i64,
+        allowed: impl Fn(u32) -> bool,
+    ) -> Option<(i64, u32)> {
+        let mut best: Option<Leaf> = None;
+        for ((shape, tree), list) in self.shapes.iter().enumerate().zip(states.shapes()) {
+            tree.improve(&mut best, list, extra(shape), &allowed);
+        }
+        best.map(|leaf| (leaf.score, leaf.first))
+    }
+}
+
+impl Tree {
+    fn best(&self) -> Option<Leaf> {
+        let mut best: Option<&Leaf> = None;
+        for (leaf, _) in &self.tops {
+            if best.is_none_or(|best| leaf.beats(best)) {
+                best = Some(leaf);
             }
+        }
+        best.filter(|leaf| leaf.score != NO_ROOM).copied()
+    }
+
+    fn improve(
+        &self,
+        best: &mut Option<Leaf>,
+        states: &[State],
+        extra: i64,
+        allowed: &impl Fn(u32) -> bool,
+    ) {
+        for (block, (top, _)) in self.tops.iter().enumerate() {
+            let wins = |leaf: &Leaf, best: &Option<Leaf>| {
+                leaf.score != NO_ROOM && best.is_none_or(|best| leaf.plus(extra).beats(&best))
+            };
+            // A block whose best cannot win is passed over.
+            if !wins(top, best) {
+                continue;
+            }
+            let leaves = self.leaves.iter().zip(states).skip(block * BLOCK).take(BLOCK);
+            for (leaf, state) in leaves.filter(|(leaf, _)| leaf.score != NO_ROOM) {
+                if !wins(leaf, best) {
+                    continue;
+                }
+                let first = state.nodes.iter().copied().find(|node| allowed(*node));
+                let found = first.map(|first| Leaf { first, ..*leaf });
+                if let Some(found) = found.filter(|found| wins(found, best)) {
+                    *best = Some(found.plus(extra));
+                }
+            }
+        }
+    }
+
+    fn rebuild(&mut self, states: &[State], score: &mut impl FnMut(&State) -> Option<i64>) {
+        for (at, state) in states.iter().enumerate() {
+            self.update(at, state, score);
         }
         for block in 0..self.tops.len() {
             self.settle(block);
@@ -120,19 +165,18 @@ impl Ranking {
     fn grow(&mut self, states: usize) {
         self.leaves.resize(states.max(self.leaves.len()), Leaf::default());
         for block in self.tops.len()..self.leaves.len().div_ceil(BLOCK) {
-            self.tops.push(block * BLOCK);
+            self.tops.push((Leaf::default(), block * BLOCK));
         }
     }
 
     /// Brings one leaf up to date; says whether it became better.
     fn update(
         &mut self,
-        id: StateId,
-        states: &States,
+        at: usize,
+        state: &State,
         score: &mut impl FnMut(&State) -> Option<i64>,
     ) -> bool {
-        let state = &states.list()[id as usize];
-        let leaf = &mut self.leaves[id as usize];
+        let leaf = &mut self.leaves[at];
         let before = *leaf;
         match state.first() {
             None => *leaf = Leaf::default(),
@@ -150,11 +194,11 @@ impl Ranking {
     /// Keeps the best of a block right after the leaf at `at` has changed.
     fn lift(&mut self, at: usize, better: bool) {
         let block = at / BLOCK;
-        let top = self.tops[block];
-        if top == at && !better {
+        let (top, holder) = self.tops[block];
+        if holder == at && !better {
             self.settle(block);
-        } else if self.leaves[at].beats(&self.leaves[top]) {
-            self.tops[block] = at;
+        } else if holder == at || self.leaves[at].beats(&top) {
+            self.tops[block] = (self.leaves[at], at);
         }
     }
 
@@ -167,6 +211,6 @@ impl Ranking {
                 top = at;
             }
         }
-        self.tops[block] = top;
+        self.tops[block] = (self.leaves[top], top);
     }
 }

@@ -182,12 +182,12 @@ fn best(
         let entry = view.entries().get(state.first()? as usize)?;
         judge(policy, request, entry, fit, model).map(|judged| judged.score)
     });
-    let node = if request.labels.is_empty() && request.avoid.is_empty() {
-        let (_, state) = ranking.best()?;
-        view.states().list()[state as usize].first()?
+    let extra = |_shape: usize| 0;
+    let (_, node) = if request.labels.is_empty() && request.avoid.is_empty() {
+        ranking.best(extra)?
     } else {
         let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
-        ranking.best_node(view.states(), allowed)?.1
+        ranking.best_allowed(view.states(), extra, allowed)?
     };
     reserve_on(policy, request, &view.entries()[node as usize], fit, model)
 }

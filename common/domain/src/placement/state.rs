@@ -10,8 +10,14 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Position of a state in [`States`].
-pub(super) type StateId = u32;
+/// Where a state is found in [`States`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StateId {
+    /// Position of the shape its nodes have.
+    pub(super) shape: u32,
+    /// Position among the states of that shape.
+    pub(super) at: u32,
+}
 
 /// Changes remembered at least, whatever the number of states.
 const LEAST_LOG: usize = 1024;
@@ -19,21 +25,29 @@ const LEAST_LOG: usize = 1024;
 /// One state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
-    /// No two states ever had the same, whatever their position.
-    pub(super) birth: u64,
+    /// Of two states that had the same position, no two have the same; never 0.
+    pub(super) birth: u32,
     /// Positions of the nodes in this state.
     pub(super) nodes: BTreeSet<u32>,
     key: Arc<[u64]>,
 }
 
-/// All states, and which of them changed when.
+/// All states by shape, and which of them changed when.
 #[derive(Debug, Clone, Default)]
 pub(super) struct States {
-    list: Vec<State>,
-    by_key: HashMap<Arc<[u64]>, StateId>,
-    vacant: Vec<StateId>,
-    births: u64,
+    shapes: Vec<Group>,
+    /// States in use or vacant.
+    len: usize,
+    births: u32,
     log: Log,
+}
+
+/// The states of one shape.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    list: Vec<State>,
+    by_key: HashMap<Arc<[u64]>, u32>,
+    vacant: Vec<u32>,
 }
 
 /// States that changed, the oldest first: each came up, vanished, or has another first node.
@@ -42,6 +56,17 @@ struct Log {
     /// Changes before the first one kept.
     base: u64,
     changed: VecDeque<StateId>,
+    /// Counted up when nothing known before holds any more.
+    epoch: u64,
+}
+
+impl Log {
+    /// Lets nobody rely on what was known.
+    fn forget(&mut self) {
+        self.base += u64::try_from(self.changed.len()).unwrap_or(u64::MAX) + 1;
+        self.changed.clear();
+        self.epoch += 1;
+    }
 }
 
 impl State {
@@ -52,8 +77,23 @@ impl State {
 }
 
 impl States {
-    pub(super) fn list(&self) -> &[State] {
-        &self.list
+    pub(super) fn get(&self, id: StateId) -> &State {
+        &self.shapes[id.shape as usize].list[id.at as usize]
+    }
+
+    /// The states of every shape, by position of the shape.
+    pub(super) fn shapes(&self) -> impl ExactSizeIterator<Item = &[State]> {
+        self.shapes.iter().map(|group| group.list.as_slice())
+    }
+
+    /// How many states are in use, or were before.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Scores from another epoch mean nothing.
+    pub(super) fn epoch(&self) -> u64 {
+        self.log.epoch
     }
 
     /// The number of changes so far.
@@ -72,25 +112,36 @@ impl States {
         if entry.node.state != NodeState::Ready {
             return None;
         }
-        let id = match self.by_key.entry(key(entry).into()) {
+        if self.shapes.len() <= entry.shape {
+            self.shapes.resize_with(entry.shape + 1, Group::default);
+        }
+        let group = &mut self.shapes[entry.shape];
+        let at = match group.by_key.entry(key(entry).into()) {
             MapEntry::Occupied(known) => *known.get(),
             MapEntry::Vacant(new) => {
-                let id = match self.vacant.pop() {
-                    Some(id) => id,
+                let at = match group.vacant.pop() {
+                    Some(at) => at,
                     None => {
-                        self.list.push(State::default());
-                        StateId::try_from(self.list.len() - 1).ok()?
+                        self.len += 1;
+                        group.list.push(State::default());
+                        u32::try_from(group.list.len() - 1).ok()?
                     }
                 };
-                self.births += 1;
-                let state = &mut self.list[id as usize];
+                // After four billion the count starts anew, and nobody may rely on what was known.
+                self.births = self.births.checked_add(1).unwrap_or_else(|| {
+                    self.log.forget();
+                    1
+                });
+                let state = &mut group.list[at as usize];
                 (state.birth, state.key) = (self.births, new.key().clone());
-                *new.insert(id)
+                *new.insert(at)
             }
         };
-        let nodes = &mut self.list[id as usize].nodes;
+        let nodes = &mut group.list[at as usize].nodes;
         nodes.insert(position);
-        if nodes.first() == Some(&position) {
+        let is_first = nodes.first() == Some(&position);
+        let id = StateId { shape: u32::try_from(entry.shape).ok()?, at };
+        if is_first {
             self.note(id);
         }
         Some(id)
@@ -98,12 +149,13 @@ impl States {
 
     /// Takes the node at `position` out of its state.
     pub(super) fn leave(&mut self, position: u32, id: StateId) {
-        let state = &mut self.list[id as usize];
+        let group = &mut self.shapes[id.shape as usize];
+        let state = &mut group.list[id.at as usize];
         let was_first = state.nodes.first() == Some(&position);
         state.nodes.remove(&position);
         if state.nodes.is_empty() {
-            self.by_key.remove(&state.key);
-            self.vacant.push(id);
+            group.by_key.remove(&state.key);
+            group.vacant.push(id.at);
         }
         if was_first {
             self.note(id);
@@ -112,13 +164,13 @@ impl States {
 
     /// Forgets everything, and lets nobody rely on what was known.
     pub(super) fn clear(&mut self) {
-        let base = self.now() + 1;
-        let log = Log { base, changed: VecDeque::new() };
-        *self = Self { births: self.births, log, ..Self::default() };
+        let mut log = std::mem::take(&mut self.log);
+        log.forget();
+        *self = Self { log, ..Self::default() };
     }
 
     fn note(&mut self, id: StateId) {
-        if self.log.changed.len() >= LEAST_LOG.max(self.list.len()) {
+        if self.log.changed.len() >= LEAST_LOG.max(self.len) {
             self.log.changed.pop_front();
             self.log.base += 1;
         }
@@ -130,9 +182,7 @@ impl States {
 fn key(entry: &Entry) -> Vec<u64> {
     let node = &entry.node;
     let enforcer = entry.enforcer.map_or(0, |level| level as u64 + 1);
-    let shape = u64::try_from(entry.shape).unwrap_or(u64::MAX);
     let head = [
-        shape,
         enforcer << 1 | u64::from(node.allow_shared),
         node.cpu_free.0,
         node.memory_free.0,
