@@ -56,9 +56,9 @@ impl Ranking {
         *self = Self::default();
     }
 
-    /// Scores what is new or changed; `score` is asked once per state and says `None` where there
-    /// is no room.
-    pub(super) fn sync(&mut self, states: &States, mut score: impl FnMut(&State) -> Option<i64>) {
+    /// Scores what is new or changed; `score` is asked once per state, about its first
+    /// node, and says `None` where there is no room.
+    pub(super) fn sync(&mut self, states: &States, mut score: impl FnMut(u32) -> Option<i64>) {
         if self.synced.is_some_and(|(epoch, _)| epoch != states.epoch()) {
             self.clear();
         }
@@ -106,8 +106,9 @@ impl Ranking {
         allowed: impl Fn(u32) -> bool,
     ) -> Option<(i64, u32)> {
         let mut best: Option<Leaf> = None;
-        for ((shape, tree), list) in self.shapes.iter().enumerate().zip(states.shapes()) {
-            tree.improve(&mut best, list, extra(shape), &allowed);
+        for (shape, tree) in self.shapes.iter().enumerate() {
+            let first = |at: usize| states.nodes(shape, at).find(|node| allowed(*node));
+            tree.improve(&mut best, extra(shape), first);
         }
         best.map(|leaf| (leaf.score, leaf.first))
     }
@@ -124,28 +125,22 @@ impl Tree {
         best.filter(|leaf| leaf.score != NO_ROOM).copied()
     }
 
-    fn improve(
-        &self,
-        best: &mut Option<Leaf>,
-        states: &[State],
-        extra: i64,
-        allowed: &impl Fn(u32) -> bool,
-    ) {
+    /// Puts the best leaf, seen as its node that `first` lets through, into `best` if it wins.
+    fn improve(&self, best: &mut Option<Leaf>, extra: i64, first: impl Fn(usize) -> Option<u32>) {
+        let wins = |leaf: &Leaf, best: &Option<Leaf>| {
+            leaf.score != NO_ROOM && best.is_none_or(|best| leaf.plus(extra).beats(&best))
+        };
         for (block, (top, _)) in self.tops.iter().enumerate() {
-            let wins = |leaf: &Leaf, best: &Option<Leaf>| {
-                leaf.score != NO_ROOM && best.is_none_or(|best| leaf.plus(extra).beats(&best))
-            };
             // A block whose best cannot win is passed over.
             if !wins(top, best) {
                 continue;
             }
-            let leaves = self.leaves.iter().zip(states).skip(block * BLOCK).take(BLOCK);
-            for (leaf, state) in leaves.filter(|(leaf, _)| leaf.score != NO_ROOM) {
+            let leaves = self.leaves.iter().enumerate().skip(block * BLOCK).take(BLOCK);
+            for (at, leaf) in leaves {
                 if !wins(leaf, best) {
                     continue;
                 }
-                let first = state.nodes.iter().copied().find(|node| allowed(*node));
-                let found = first.map(|first| Leaf { first, ..*leaf });
+                let found = first(at).map(|first| Leaf { first, ..*leaf });
                 if let Some(found) = found.filter(|found| wins(found, best)) {
                     *best = Some(found.plus(extra));
                 }
@@ -153,9 +148,9 @@ impl Tree {
         }
     }
 
-    fn rebuild(&mut self, states: &[State], score: &mut impl FnMut(&State) -> Option<i64>) {
+    fn rebuild(&mut self, states: &[State], score: &mut impl FnMut(u32) -> Option<i64>) {
         for (at, state) in states.iter().enumerate() {
-            self.update(at, state, score);
+            self.update(at, *state, score);
         }
         for block in 0..self.tops.len() {
             self.settle(block);
@@ -173,20 +168,19 @@ impl Tree {
     fn update(
         &mut self,
         at: usize,
-        state: &State,
-        score: &mut impl FnMut(&State) -> Option<i64>,
+        state: State,
+        score: &mut impl FnMut(u32) -> Option<i64>,
     ) -> bool {
         let leaf = &mut self.leaves[at];
         let before = *leaf;
-        match state.first() {
-            None => *leaf = Leaf::default(),
-            Some(first) => {
-                if leaf.birth != state.birth {
-                    leaf.score = score(state).unwrap_or(NO_ROOM);
-                    leaf.birth = state.birth;
-                }
-                leaf.first = first;
+        if state.first == State::NO_NODE {
+            *leaf = Leaf::default();
+        } else {
+            if leaf.birth != state.birth {
+                leaf.score = score(state.first).unwrap_or(NO_ROOM);
+                leaf.birth = state.birth;
             }
+            leaf.first = state.first;
         }
         leaf.beats(&before)
     }

@@ -11,7 +11,6 @@ use super::policy::Policy;
 use super::random::SplitMix64;
 use super::reserve::{Choice, reserve};
 use super::score::{Judged, judge, prefer};
-use super::state::State;
 use super::view::View;
 use crate::slice::Grant;
 
@@ -178,8 +177,8 @@ fn best(
 ) -> Option<Placement> {
     let Way { fit, ranking } = way;
     let fit = fit.as_ref();
-    ranking.sync(view.states(), |state: &State| {
-        let entry = view.entries().get(state.first()? as usize)?;
+    ranking.sync(view.states(), |node| {
+        let entry = &view.entries()[node as usize];
         judge(policy, request, entry, fit, model).map(|judged| judged.score)
     });
     let extra = |_shape: usize| 0;

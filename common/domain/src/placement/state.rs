@@ -22,13 +22,20 @@ pub(super) struct StateId {
 /// Changes remembered at least, whatever the number of states.
 const LEAST_LOG: usize = 1024;
 
-/// One state.
-#[derive(Debug, Clone, Default)]
+/// What a ranking wants to know of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
+    /// The first of its nodes in the order of the view; [`State::NO_NODE`] where there is none.
+    pub(super) first: u32,
     /// Of two states that had the same position, no two have the same; never 0.
     pub(super) birth: u32,
-    /// Positions of the nodes in this state.
-    pub(super) nodes: BTreeSet<u32>,
+}
+
+/// The nodes in a state.
+#[derive(Debug, Clone, Default)]
+struct Members {
+    /// By position.
+    nodes: BTreeSet<u32>,
     key: Arc<[u64]>,
 }
 
@@ -45,7 +52,9 @@ pub(super) struct States {
 /// The states of one shape.
 #[derive(Debug, Clone, Default)]
 struct Group {
+    /// Apart from the members, as this is read often.
     list: Vec<State>,
+    members: Vec<Members>,
     by_key: HashMap<Arc<[u64]>, u32>,
     vacant: Vec<u32>,
 }
@@ -70,20 +79,23 @@ impl Log {
 }
 
 impl State {
-    /// The first of its nodes, in the order of the view.
-    pub(super) fn first(&self) -> Option<u32> {
-        self.nodes.first().copied()
-    }
+    /// In the place of the first node where there is none.
+    pub(super) const NO_NODE: u32 = u32::MAX;
 }
 
 impl States {
-    pub(super) fn get(&self, id: StateId) -> &State {
-        &self.shapes[id.shape as usize].list[id.at as usize]
+    pub(super) fn get(&self, id: StateId) -> State {
+        self.shapes[id.shape as usize].list[id.at as usize]
     }
 
     /// The states of every shape, by position of the shape.
     pub(super) fn shapes(&self) -> impl ExactSizeIterator<Item = &[State]> {
         self.shapes.iter().map(|group| group.list.as_slice())
+    }
+
+    /// The nodes in the state at `at` of a shape, in the order of the view.
+    pub(super) fn nodes(&self, shape: usize, at: usize) -> impl Iterator<Item = u32> {
+        self.shapes[shape].members[at].nodes.iter().copied()
     }
 
     /// How many states are in use, or were before.
@@ -123,7 +135,8 @@ impl States {
                     Some(at) => at,
                     None => {
                         self.len += 1;
-                        group.list.push(State::default());
+                        group.list.push(State { first: State::NO_NODE, birth: 0 });
+                        group.members.push(Members::default());
                         u32::try_from(group.list.len() - 1).ok()?
                     }
                 };
@@ -132,16 +145,16 @@ impl States {
                     self.log.forget();
                     1
                 });
-                let state = &mut group.list[at as usize];
-                (state.birth, state.key) = (self.births, new.key().clone());
+                group.list[at as usize].birth = self.births;
+                group.members[at as usize].key = new.key().clone();
                 *new.insert(at)
             }
         };
-        let nodes = &mut group.list[at as usize].nodes;
-        nodes.insert(position);
-        let is_first = nodes.first() == Some(&position);
+        group.members[at as usize].nodes.insert(position);
         let id = StateId { shape: u32::try_from(entry.shape).ok()?, at };
-        if is_first {
+        let first = &mut group.list[at as usize].first;
+        if position < *first {
+            *first = position;
             self.note(id);
         }
         Some(id)
@@ -150,14 +163,15 @@ impl States {
     /// Takes the node at `position` out of its state.
     pub(super) fn leave(&mut self, position: u32, id: StateId) {
         let group = &mut self.shapes[id.shape as usize];
-        let state = &mut group.list[id.at as usize];
-        let was_first = state.nodes.first() == Some(&position);
-        state.nodes.remove(&position);
-        if state.nodes.is_empty() {
-            group.by_key.remove(&state.key);
+        let members = &mut group.members[id.at as usize];
+        members.nodes.remove(&position);
+        if members.nodes.is_empty() {
+            group.by_key.remove(&members.key);
             group.vacant.push(id.at);
         }
-        if was_first {
+        let first = &mut group.list[id.at as usize].first;
+        if position == *first {
+            *first = members.nodes.first().copied().unwrap_or(State::NO_NODE);
             self.note(id);
         }
     }
