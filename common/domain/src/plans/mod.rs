@@ -12,9 +12,14 @@
 //! bounds decide which nodes are worth a trial.
 
 pub mod gang;
+pub mod preempt;
 
 mod capacity;
+mod clear;
+mod running;
 mod trial;
+
+pub use running::RunningSession;
 
 #[cfg(test)]
 mod testing;

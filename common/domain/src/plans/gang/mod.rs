@@ -103,6 +103,14 @@ pub enum GangRefused {
     },
 }
 
+impl GangRequest {
+    /// One request as a gang of itself.
+    #[must_use]
+    pub fn one(request: Request) -> Self {
+        Self { members: vec![request], ..Self::default() }
+    }
+}
+
 impl GangPlacement {
     /// What each member takes and where, in their order.
     #[must_use]
