@@ -9,9 +9,9 @@
 //!
 //! What holds: a victim never has the priority of the blocked session or a higher one; every victim
 //! is needed where the members are to lie; a session that holds parts on several nodes goes as a
-//! whole. The level of the harm is exact for one request; below it, nodes and sets are compared
-//! within bounds ([`mod@super`] tries the nodes that look best in depth). Closeness of a gang is
-//! not weighed: it takes the places that hurt least.
+//! whole. For one request the highest priority among the victims is the lowest there is; below that,
+//! nodes and sets are compared within bounds (the nodes that look best are tried in depth).
+//! Closeness of a gang is not weighed: it takes the places that hurt least.
 
 #[cfg(test)]
 mod tests;
