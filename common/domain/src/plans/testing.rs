@@ -1,8 +1,12 @@
 //! Builders for the tests of plans.
 
-use crate::ids::{DeviceUuid, NodeName};
-use crate::placement::{Allocation, DeviceView, NodeState, NodeView, Request, View};
+use super::RunningSession;
+use crate::ids::{DeviceUuid, NodeName, SessionId};
+use crate::placement::{
+    Allocation, DeviceView, NodeState, NodeView, Placer, Policy, Request, View,
+};
 use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, Split, UnitPolicy};
+use crate::time::UnixMillis;
 use crate::units::{ComputeMilli, CpuMilli, Fgpu, GIB, MemoryBytes};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -135,4 +139,86 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
             ..Request::default()
         }
     })
+}
+
+/// A session to come, for [`crowd`].
+#[derive(Debug, Clone)]
+pub(super) struct Coming {
+    pub(super) request: Request,
+    members: usize,
+    priority: i32,
+    started_at: u64,
+    ends_at: Option<u64>,
+    preemptible: bool,
+    min_run_over: bool,
+}
+
+/// Sessions with priorities from 0 to 3 that started before 1,000 and end after it, if ever.
+pub(super) fn coming() -> impl Strategy<Value = Coming> {
+    let size = prop_oneof![5 => Just(1_usize), 1 => 2_usize..4];
+    let end = proptest::option::weighted(0.7, 1_001_u64..2_000);
+    let most = proptest::bool::weighted(0.8);
+    (request(), size, 0..4, 0_u64..1_000, end, most, most).prop_map(
+        |(request, members, priority, started_at, ends_at, preemptible, min_run_over)| Coming {
+            request,
+            members,
+            priority,
+            started_at,
+            ends_at,
+            preemptible,
+            min_run_over,
+        },
+    )
+}
+
+/// Starts what has room, one member after another.
+pub(super) fn crowd(view: &mut View, coming: &[Coming]) -> Vec<RunningSession> {
+    let mut placer = Placer::new(Policy::Spread, 0);
+    let mut running = Vec::new();
+    for (at, session) in coming.iter().enumerate() {
+        let mut held = Vec::new();
+        for _ in 0..session.members {
+            let Some(placement) = placer.find(&session.request, view) else { break };
+            take(view, &session.request, &placement.grant);
+            let allocation = Allocation::of(&session.request, &placement.grant);
+            held.push((placement.grant.node, allocation));
+        }
+        if !held.is_empty() {
+            running.push(RunningSession { held, ..session.running(at) });
+        }
+    }
+    running
+}
+
+impl Coming {
+    fn running(&self, at: usize) -> RunningSession {
+        RunningSession {
+            id: session_id(at),
+            held: Vec::new(),
+            priority: self.priority,
+            started_at: UnixMillis(self.started_at),
+            ends_at: self.ends_at.map(UnixMillis),
+            preemptible: self.preemptible,
+            min_run_over: self.min_run_over,
+        }
+    }
+}
+
+pub(super) fn session_id(at: usize) -> SessionId {
+    SessionId::new(format!("session{at:04}")).unwrap()
+}
+
+/// Gives back all a session holds.
+pub(super) fn end(view: &mut View, session: &RunningSession) {
+    for (node, allocation) in &session.held {
+        view.release(node, allocation).unwrap();
+    }
+}
+
+/// Whether `request` fits on one node of a view, on as many devices as it would take anywhere.
+pub(super) fn fits_on(request: &Request, node: &NodeName, view: &View) -> bool {
+    let mut request = request.clone();
+    let others = view.iter().map(|node| &node.name).filter(|name| *name != node);
+    request.avoid.extend(others.cloned());
+    Placer::new(Policy::BestFit, 0).find(&request, view).is_some()
 }

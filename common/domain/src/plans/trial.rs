@@ -78,10 +78,26 @@ impl Trial {
         Ok(Self { view, name: node.name.clone() })
     }
 
+    /// The node as it is now.
+    pub(super) fn node(&self) -> Option<&NodeView> {
+        self.view.get(&self.name)
+    }
+
+    /// Where the request would lie here: on the fullest devices with room, close to each other.
+    pub(super) fn find(&self, settled: &Settled) -> Option<Grant> {
+        self.find_by(settled, Policy::BestFit)
+    }
+
     /// Takes an allocation; `false` when it is not free, and then nothing is taken.
     #[must_use]
     pub(super) fn take(&mut self, allocation: &Allocation) -> bool {
         self.view.allocate(&self.name, allocation).is_ok()
+    }
+
+    /// Gives an allocation back; `false` when it was not taken, and then nothing changes.
+    #[must_use]
+    pub(super) fn give_back(&mut self, allocation: &Allocation) -> bool {
+        self.view.release(&self.name, allocation).is_ok()
     }
 
     /// Places and takes as many of `most` equal requests as have room here.

@@ -7,8 +7,8 @@
 //! of the topology that holds all of it is tried first (as Slurm's `topology/tree` does).
 //!
 //! How it searches: upper bounds per node and class of equal members say which parts of the
-//! topology can hold the gang ([`mod@scope`]); members are then seated node by node with real
-//! trials ([`mod@seat`]). A node that takes fewer than its bound is passed and the next is used, so
+//! topology can hold the gang (`scope`); members are then seated node by node with real
+//! trials (`seat`). A node that takes fewer than its bound is passed and the next is used, so
 //! equal members are never refused while nodes with room are left in question. Members that
 //! differ are seated hardest first, which can miss a placement that exists.
 
@@ -101,6 +101,14 @@ pub enum GangRefused {
         /// Where the others were seated, each with its member.
         seated: Vec<(usize, Grant)>,
     },
+}
+
+impl GangRequest {
+    /// One request as a gang of itself.
+    #[must_use]
+    pub fn one(request: Request) -> Self {
+        Self { members: vec![request], ..Self::default() }
+    }
 }
 
 impl GangPlacement {

@@ -1,0 +1,290 @@
+//! Backfill: when and where a blocked head will fit, and what may run before it.
+//!
+//! A head that cannot start is promised a time and a place; others may start before it only if
+//! they do not move that promise. This is EASY backfill (Lifka, The ANL/IBM SP Scheduling System,
+//! 1995; Mu'alem and Feitelson 2001), with a reservation for each of a few heads instead of only
+//! the first, and per device instead of per node count.
+//!
+//! - The time follows from the known ends of running sessions: a session without one never ends.
+//! - A candidate may use a reserved node if it ends by the promised time, or if what is left then
+//!   still holds the head ([`Backfill::allows`]).
+//! - Where no time can be computed, the head waits like others until its patience is over. Then
+//!   the nodes with the least to wait for are closed to whatever would delay it, so that what is
+//!   given back there stays free and the head starts at last.
+//!
+//! What holds: once [`Backfill::took`] has been told of every candidate that started, the grants
+//! of a reservation are free at its time if the sessions end when they are known to.
+
+mod time;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_random;
+
+use super::gang::{Class, GangRequest, classes};
+use super::running::RunningSession;
+use super::trial::{Settled, Trial};
+use crate::ids::{NodeName, SessionId};
+use crate::placement::{Allocation, View};
+use crate::slice::Grant;
+use crate::time::UnixMillis;
+use std::collections::{BTreeMap, BTreeSet};
+use time::Timeline;
+
+/// A session at the head of its queue that cannot start now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Which one.
+    pub session: SessionId,
+    /// What it asks; one member where it is no gang.
+    pub gang: GangRequest,
+    /// Since when it waits at the head.
+    pub waiting_since: UnixMillis,
+}
+
+/// What a head is promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// Which head.
+    pub head: SessionId,
+    /// When it will fit at the latest; `None`: sessions without a known end are in the way.
+    pub at: Option<UnixMillis>,
+    /// Where it will lie, one grant per member; empty where it would not fit even then.
+    pub grants: Vec<Grant>,
+    /// Whether others must leave room for it: it has a time, or its patience is over.
+    pub binding: bool,
+}
+
+/// A candidate would delay a head.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Delay {
+    /// A head has a time on that node.
+    #[error("it would still run on node {node} at {at}, which is when {head} needs the room")]
+    Promised {
+        /// The head.
+        head: SessionId,
+        /// The node.
+        node: NodeName,
+        /// The promised time.
+        at: UnixMillis,
+    },
+    /// The node is closed for a head that has waited long enough.
+    #[error("node {node} is kept for {head}, which has waited long enough")]
+    Closed {
+        /// The head.
+        head: SessionId,
+        /// The node.
+        node: NodeName,
+    },
+}
+
+/// The reservations of some heads, and what may start beside them.
+#[derive(Debug, Clone, Default)]
+pub struct Backfill {
+    held: Vec<Held>,
+}
+
+/// A reservation and the nodes it is on.
+#[derive(Debug, Clone)]
+struct Held {
+    reservation: Reservation,
+    shadows: Vec<Shadow>,
+}
+
+/// A node as it will be when the head starts, without any head.
+#[derive(Debug, Clone)]
+struct Shadow {
+    node: NodeName,
+    trial: Trial,
+    /// Members of the head that lie here.
+    members: Vec<(usize, Settled)>,
+}
+
+impl Backfill {
+    /// Reserves for `heads`, the most important first; each respects those before it.
+    ///
+    /// A head waits for `patience_ms` before nodes are closed for it without a known time. Sessions
+    /// that are past their end are expected to end any moment. Heads that no node could ever hold
+    /// get no reservation.
+    #[must_use]
+    pub fn plan(
+        heads: &[Head],
+        view: &View,
+        running: &[RunningSession],
+        now: UnixMillis,
+        patience_ms: u64,
+    ) -> Self {
+        let mut timeline = Timeline::new(view, running, now);
+        let mut backfill = Self::default();
+        for head in heads {
+            let Ok(classes) = classes(&head.gang, view) else { continue };
+            let waited = now.since(head.waiting_since) >= patience_ms;
+            let held = reserve(head, &classes, &timeline, waited);
+            if held.reservation.binding {
+                timeline.reserve(&held.reservation, &head.gang);
+            }
+            backfill.held.push(held);
+        }
+        backfill
+    }
+
+    /// What the heads are promised, in their order.
+    pub fn reservations(&self) -> impl Iterator<Item = &Reservation> {
+        self.held.iter().map(|held| &held.reservation)
+    }
+
+    /// Whether a candidate that takes `allocations` now and ends by `ends_at` (`None`: nobody
+    /// knows) delays no head.
+    ///
+    /// # Errors
+    /// [`Delay`] with the head that would be delayed and where.
+    pub fn allows(
+        &self,
+        allocations: &[(NodeName, Allocation)],
+        ends_at: Option<UnixMillis>,
+    ) -> Result<(), Delay> {
+        let nodes: BTreeSet<&NodeName> = allocations.iter().map(|(node, _)| node).collect();
+        for node in nodes {
+            self.beside(node, allocations, ends_at)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a candidate that has started, so that others do not count on the same room.
+    /// One that [`Backfill::allows`] refuses is not noted.
+    pub fn took(&mut self, allocations: &[(NodeName, Allocation)], ends_at: Option<UnixMillis>) {
+        let nodes: BTreeSet<&NodeName> = allocations.iter().map(|(node, _)| node).collect();
+        let left: Vec<Left> = nodes
+            .into_iter()
+            .filter_map(|node| self.beside(node, allocations, ends_at).ok())
+            .flatten()
+            .collect();
+        for Left { held, shadow, trial, grants } in left {
+            let held = &mut self.held[held];
+            held.shadows[shadow].trial = trial;
+            for (member, grant) in grants {
+                if let Some(place) = held.reservation.grants.get_mut(member) {
+                    *place = grant;
+                }
+            }
+        }
+    }
+
+    /// Every head on a node seated again beside a candidate that is still there when it starts.
+    /// Heads stay where those before them let them, as they start in that order.
+    fn beside(
+        &self,
+        node: &NodeName,
+        allocations: &[(NodeName, Allocation)],
+        ends_at: Option<UnixMillis>,
+    ) -> Result<Vec<Left>, Delay> {
+        let mut before: Vec<Allocation> = Vec::new();
+        let mut left = Vec::new();
+        for (at, held) in self.held.iter().enumerate().filter(|(_, held)| held.binding()) {
+            let shadows = held.shadows.iter().enumerate();
+            for (shadow, here) in shadows.filter(|(_, shadow)| shadow.node == *node) {
+                let mut trial = here.trial.clone();
+                let candidates = allocations.iter().filter(|(name, _)| name == node);
+                // What is free now but not in the shadow was given back early: nobody can say
+                // whether it is free then.
+                let fits = !held.outlasted_by(ends_at)
+                    || candidates.map(|(_, allocation)| allocation).all(|taken| trial.take(taken));
+                let promised = &held.reservation.grants;
+                let seated = if fits { here.seat(&trial, &before, promised) } else { None };
+                let grants = seated.ok_or_else(|| held.delay(node))?;
+                before.extend(here.allocations(&grants));
+                left.push(Left { held: at, shadow, trial, grants });
+            }
+        }
+        Ok(left)
+    }
+}
+
+impl Held {
+    fn binding(&self) -> bool {
+        self.reservation.binding
+    }
+
+    /// Whether a candidate that ends by then would still be there when the head starts.
+    fn outlasted_by(&self, ends_at: Option<UnixMillis>) -> bool {
+        let by_then = |at: UnixMillis| ends_at.is_some_and(|end| end <= at);
+        !self.reservation.at.is_some_and(by_then)
+    }
+
+    fn delay(&self, node: &NodeName) -> Delay {
+        let (head, node) = (self.reservation.head.clone(), node.clone());
+        match self.reservation.at {
+            Some(at) => Delay::Promised { head, node, at },
+            None => Delay::Closed { head, node },
+        }
+    }
+}
+
+/// What a candidate leaves of a node, and where the members of a head then lie.
+struct Left {
+    held: usize,
+    shadow: usize,
+    trial: Trial,
+    grants: Vec<(usize, Grant)>,
+}
+
+impl Shadow {
+    /// The members on the node beside what heads `before` take of it: where they were promised to
+    /// lie, else wherever there is room.
+    fn seat(
+        &self,
+        trial: &Trial,
+        before: &[Allocation],
+        promised: &[Grant],
+    ) -> Option<Vec<(usize, Grant)>> {
+        let mut trial = trial.clone();
+        if !before.iter().all(|taken| trial.take(taken)) {
+            return None;
+        }
+        let seated =
+            |trial: &mut Trial, find: &dyn Fn(&Trial, usize, &Settled) -> Option<Grant>| {
+                let seat = |(member, settled): &(usize, Settled)| {
+                    let grant = find(trial, *member, settled)?;
+                    trial.take(&settled.allocation(&grant)).then_some((*member, grant))
+                };
+                self.members.iter().map(seat).collect::<Option<Vec<_>>>()
+            };
+        let stay = |_: &Trial, member: usize, _: &Settled| promised.get(member).cloned();
+        let anew = |trial: &Trial, _: usize, settled: &Settled| trial.find(settled);
+        seated(&mut trial.clone(), &stay).or_else(|| seated(&mut trial, &anew))
+    }
+
+    fn allocations(&self, grants: &[(usize, Grant)]) -> Vec<Allocation> {
+        let members = self.members.iter().zip(grants);
+        members.map(|((_, settled), (_, grant))| settled.allocation(grant)).collect()
+    }
+}
+
+/// The reservation of one head beside those already on the timeline.
+fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool) -> Held {
+    let timed = timeline.earliest(&head.gang, classes);
+    let (at, grants, gone, binding) = match timed {
+        Some((at, grants)) => (Some(at), grants, BTreeSet::new(), true),
+        None => match timeline.least_to_wait_for(&head.gang, classes) {
+            Some((grants, gone)) => (None, grants, gone, waited),
+            None => (None, Vec::new(), BTreeSet::new(), false),
+        },
+    };
+    let mut members: BTreeMap<&NodeName, Vec<(usize, Settled)>> = BTreeMap::new();
+    for (member, grant) in grants.iter().enumerate() {
+        let class = classes.iter().find(|class| class.members.contains(&member));
+        let settled = class.map(|class| (member, class.settled.clone()));
+        members.entry(&grant.node).or_default().extend(settled);
+    }
+    let shadow = |(node, members): (&NodeName, Vec<(usize, Settled)>)| {
+        let trial = match at {
+            Some(at) => timeline.node_free_at(node, at),
+            None => timeline.node_without(node, &gone),
+        };
+        Some(Shadow { node: node.clone(), trial: trial?, members })
+    };
+    let shadows = members.into_iter().filter_map(shadow).collect();
+    let reservation = Reservation { head: head.session.clone(), at, grants, binding };
+    Held { reservation, shadows }
+}
