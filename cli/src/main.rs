@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod admin;
+mod bench;
 mod connect;
 mod context;
 mod daemon;
@@ -34,6 +35,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use bench::BenchCommand;
 use failure::{EXIT_FAILED, Failure};
 use internal::InternalCommand;
 
@@ -118,6 +120,9 @@ pub(crate) enum Command {
     },
     /// Print the version
     Version,
+    /// Measure what the manager can do on this machine
+    #[command(subcommand, hide = true)]
+    Bench(BenchCommand),
     /// Not for people
     #[command(subcommand, hide = true)]
     Internal(InternalCommand),
@@ -165,6 +170,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Simulate(args) => simulate::run(args).map(done),
         Command::Completion { shell } => completion(shell).map(done),
         Command::Version => output::line(concat!("fgpu ", env!("CARGO_PKG_VERSION"))).map(done),
+        Command::Bench(command) => daemon(bench::run(command)).map(done),
         Command::Internal(InternalCommand::PrintSlice { stay }) => {
             internal::print_slice(stay).map(done)
         }

@@ -46,6 +46,9 @@ pub struct ManagerConfig {
     pub timings: Timings,
     /// How many ended sessions are remembered at most.
     pub ended_limit: usize,
+    /// Changes committed together at most. No setting: only measurements lower it, by the variable
+    /// `FGPU_BENCH_MAX_BATCH`.
+    pub max_batch: usize,
     /// Certificates; `None`: plaintext, on loopback only.
     pub tls: Option<ServerTlsFiles>,
     /// The first tokens of a new cluster.
@@ -149,6 +152,7 @@ impl ManagerConfig {
             default_memory: MemoryBytes::gib(2),
             timings: Timings::default(),
             ended_limit: settings::ENDED_LIMIT,
+            max_batch: settings::MAX_BATCH,
             tls: None,
             bootstrap: BootstrapConfig {
                 token_file: data_dir.join(settings::TOKEN_FILE),

@@ -223,6 +223,7 @@ impl Leader {
             committer,
             Arc::clone(&self.clock),
             Arc::clone(&nodes),
+            self.config.max_batch,
             ended.clone(),
         );
         let term = Term {

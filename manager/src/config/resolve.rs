@@ -1,6 +1,6 @@
 //! From settings to a configuration, with every fault.
 
-use super::settings::{ENDED_LIMIT, STORE_FILE, TOKEN_FILE, UnitRuleSettings};
+use super::settings::{ENDED_LIMIT, MAX_BATCH, STORE_FILE, TOKEN_FILE, UnitRuleSettings};
 use super::{BootstrapConfig, ManagerConfig, ManagerSettings, StoreConfig, Timings};
 use fgpu_domain::slice::{UnitPolicy, UnitRule};
 use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
@@ -20,6 +20,8 @@ const DEFAULT_LISTEN: SocketAddr =
 const DEFAULT_DATA_DIR: &str = "/var/lib/fgpu/manager";
 const TOKEN_VARIABLE: &str = "FGPU_BOOTSTRAP_TOKEN";
 const AGENT_TOKEN_VARIABLE: &str = "FGPU_BOOTSTRAP_AGENT_TOKEN";
+/// See [`ManagerConfig::max_batch`].
+const MAX_BATCH_VARIABLE: &str = "FGPU_BENCH_MAX_BATCH";
 
 impl ManagerSettings {
     /// The configuration these settings describe; `lookup` reads the environment for the first
@@ -59,6 +61,7 @@ impl ManagerSettings {
                 self.sessions.ended_limit.as_ref(),
                 ENDED_LIMIT,
             ),
+            max_batch: max_batch(&mut read, &lookup),
             tls: self.tls(&mut read),
             bootstrap: self.bootstrap(&mut read, &data_dir, lookup),
             log: self.log(&mut read),
@@ -306,5 +309,18 @@ fn url(text: &str) -> Result<String, String> {
     match (parsed.scheme_str(), parsed.host()) {
         (Some("http" | "https"), Some(_)) => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err(rule.to_owned()),
+    }
+}
+
+fn max_batch(read: &mut Resolver<'_>, lookup: impl Fn(&str) -> Option<String>) -> usize {
+    let Some(text) = lookup(MAX_BATCH_VARIABLE).filter(|text| !text.is_empty()) else {
+        return MAX_BATCH;
+    };
+    match text.parse() {
+        Ok(batch) if (1..=MAX_BATCH).contains(&batch) => batch,
+        _ => {
+            read.fault(MAX_BATCH_VARIABLE, text, format!("from 1 to {MAX_BATCH}"));
+            MAX_BATCH
+        }
     }
 }

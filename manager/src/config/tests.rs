@@ -112,3 +112,16 @@ fn a_first_token_that_cannot_be_used_is_a_fault_that_does_not_show_it() {
     assert_eq!(fields(&refused), ["FGPU_BOOTSTRAP_TOKEN"]);
     assert!(!refused.to_string().contains("hunter2"), "{refused}");
 }
+
+#[test]
+fn a_measurement_may_lower_what_is_committed_together_and_no_more() {
+    let batch = |text: &str| {
+        let lookup = |name: &str| (name == "FGPU_BENCH_MAX_BATCH").then(|| text.to_owned());
+        ManagerConfig::load(None, lookup, &[]).map(|config| config.max_batch)
+    };
+    assert_eq!(batch("").unwrap(), 256);
+    assert_eq!(batch("1").unwrap(), 1);
+    for bad in ["0", "257", "many"] {
+        assert_eq!(fields(&batch(bad).unwrap_err()), ["FGPU_BENCH_MAX_BATCH"]);
+    }
+}

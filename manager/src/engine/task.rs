@@ -22,8 +22,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Inputs taken into one batch at most, and records after which no more is taken.
-const MAX_BATCH: usize = 256;
+/// Records after which no more is taken into a batch.
 const ENOUGH_RECORDS: usize = 100;
 /// Batches a slow watcher may lag behind before it is brought up to date as a whole.
 const WATCH_BACKLOG: usize = 256;
@@ -40,6 +39,8 @@ pub(crate) struct Engine {
     committer: Committer,
     clock: Arc<dyn Clock>,
     nodes: Arc<Nodes>,
+    /// Inputs taken into one batch at most.
+    max_batch: usize,
     inbox: mpsc::Receiver<Command>,
     published: watch::Sender<Arc<Snapshot>>,
     changes: broadcast::Sender<Arc<ChangeBatch>>,
@@ -72,6 +73,7 @@ impl Engine {
         committer: Committer,
         clock: Arc<dyn Clock>,
         nodes: Arc<Nodes>,
+        max_batch: usize,
         stop: CancellationToken,
     ) -> (Self, EngineHandle) {
         let (sender, inbox) = mpsc::channel(INBOX);
@@ -90,6 +92,7 @@ impl Engine {
             committer,
             clock,
             nodes,
+            max_batch,
             inbox,
             published,
             changes,
@@ -148,7 +151,7 @@ impl Engine {
                 records += unit.operations.as_ref().map_or(1, Vec::len);
                 units.push(unit);
             }
-            let full = units.len() >= MAX_BATCH || records >= ENOUGH_RECORDS;
+            let full = units.len() >= self.max_batch || records >= ENOUGH_RECORDS;
             next = if full { None } else { self.inbox.try_recv().ok() };
         }
         if self.committer.health().away().is_some() {
