@@ -4,15 +4,18 @@
 //! leaves; both keep every index and the view in step.
 
 use super::Cluster;
+use crate::class::PriorityClass;
 use crate::device::{Device, DeviceHealth, MigState};
-use crate::ids::{NodeName, RequestId, SessionId, SessionName, UserName};
+use crate::ids::{ClassName, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName};
 use crate::node::{Cordon, Liveness, Node};
 use crate::placement::{DeviceBlock, DeviceView, NodeState, NodeView};
+use crate::project::Project;
 use crate::reconcile::Want;
 use crate::session::{Phase, Session};
 use crate::slice::Demand;
 use crate::time::UnixMillis;
 use crate::units::{CpuMilli, MemoryBytes};
+use crate::usage::Usage;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,6 +27,12 @@ pub enum Record {
     Session(Arc<Session>),
     /// A node.
     Node(Arc<Node>),
+    /// A project.
+    Project(Arc<Project>),
+    /// A priority class.
+    Class(Arc<PriorityClass>),
+    /// A project's history.
+    Usage(Arc<Usage>),
 }
 
 /// The key of a record.
@@ -33,6 +42,12 @@ pub enum RecordKey {
     Session(SessionId),
     /// A node's.
     Node(NodeName),
+    /// A project's.
+    Project(ProjectName),
+    /// A priority class's.
+    Class(ClassName),
+    /// That of a project's history.
+    Usage(ProjectName),
 }
 
 /// Everything that changed since the last time changes were taken.
@@ -61,6 +76,9 @@ enum Undo {
     Session(SessionId, Option<Arc<Session>>),
     Node(NodeName, Option<Arc<Node>>),
     Liveness(NodeName, Option<Liveness>),
+    Project(ProjectName, Option<Arc<Project>>),
+    Class(ClassName, Option<Arc<PriorityClass>>),
+    Usage(ProjectName, Option<Arc<Usage>>),
 }
 
 /// What happened since the last take.
@@ -116,6 +134,72 @@ impl Cluster {
         self.journal.undo.push(Undo::Node(name.clone(), old));
     }
 
+    pub(super) fn put_project(&mut self, project: Project) -> Arc<Project> {
+        let (name, project) = (project.name.clone(), Arc::new(project));
+        let old = self.replace_project(&name, Some(project.clone()));
+        self.journal.undo.push(Undo::Project(name, old));
+        project
+    }
+
+    pub(super) fn delete_project(&mut self, name: &ProjectName) {
+        let old = self.replace_project(name, None);
+        self.journal.undo.push(Undo::Project(name.clone(), old));
+    }
+
+    pub(super) fn put_class(&mut self, class: PriorityClass) -> Arc<PriorityClass> {
+        let (name, class) = (class.name.clone(), Arc::new(class));
+        let old = self.replace_class(&name, Some(class.clone()));
+        self.journal.undo.push(Undo::Class(name, old));
+        class
+    }
+
+    pub(super) fn delete_class(&mut self, name: &ClassName) {
+        let old = self.replace_class(name, None);
+        self.journal.undo.push(Undo::Class(name.clone(), old));
+    }
+
+    pub(super) fn put_usage(&mut self, usage: Usage) {
+        let name = usage.project.clone();
+        let old = self.replace_usage(&name, Some(Arc::new(usage)));
+        self.journal.undo.push(Undo::Usage(name, old));
+    }
+
+    pub(super) fn delete_usage(&mut self, name: &ProjectName) {
+        let old = self.replace_usage(name, None);
+        self.journal.undo.push(Undo::Usage(name.clone(), old));
+    }
+
+    fn replace_project(
+        &mut self,
+        name: &ProjectName,
+        new: Option<Arc<Project>>,
+    ) -> Option<Arc<Project>> {
+        self.index.unsettled = true;
+        match new {
+            Some(project) => self.projects.insert(name.clone(), project),
+            None => self.projects.remove(name),
+        }
+    }
+
+    fn replace_class(
+        &mut self,
+        name: &ClassName,
+        new: Option<Arc<PriorityClass>>,
+    ) -> Option<Arc<PriorityClass>> {
+        self.index.unsettled = true;
+        match new {
+            Some(class) => self.classes.insert(name.clone(), class),
+            None => self.classes.remove(name),
+        }
+    }
+
+    fn replace_usage(&mut self, name: &ProjectName, new: Option<Arc<Usage>>) -> Option<Arc<Usage>> {
+        match new {
+            Some(usage) => self.usage.insert(name.clone(), usage),
+            None => self.usage.remove(name),
+        }
+    }
+
     pub(super) fn put_liveness(&mut self, name: &NodeName, liveness: Liveness) {
         let old = self.replace_liveness(name, Some(liveness));
         self.journal.undo.push(Undo::Liveness(name.clone(), old));
@@ -129,21 +213,30 @@ impl Cluster {
             match step {
                 Undo::Session(id, _) => keys.insert(RecordKey::Session(id.clone())),
                 Undo::Node(name, _) => keys.insert(RecordKey::Node(name.clone())),
+                Undo::Project(name, _) => keys.insert(RecordKey::Project(name.clone())),
+                Undo::Class(name, _) => keys.insert(RecordKey::Class(name.clone())),
+                Undo::Usage(name, _) => keys.insert(RecordKey::Usage(name.clone())),
                 Undo::Liveness(..) => false,
             };
         }
         let mut changes = Changes { desired, undo, ..Changes::default() };
         for key in keys {
-            let record = match &key {
-                RecordKey::Session(id) => self.sessions.get(id).cloned().map(Record::Session),
-                RecordKey::Node(name) => self.nodes.get(name).cloned().map(Record::Node),
-            };
-            match record {
+            match self.record(&key) {
                 Some(record) => changes.puts.push(record),
                 None => changes.deletes.push(key),
             }
         }
         changes
+    }
+
+    fn record(&self, key: &RecordKey) -> Option<Record> {
+        match key {
+            RecordKey::Session(id) => self.sessions.get(id).cloned().map(Record::Session),
+            RecordKey::Node(name) => self.nodes.get(name).cloned().map(Record::Node),
+            RecordKey::Project(name) => self.projects.get(name).cloned().map(Record::Project),
+            RecordKey::Class(name) => self.classes.get(name).cloned().map(Record::Class),
+            RecordKey::Usage(name) => self.usage.get(name).cloned().map(Record::Usage),
+        }
     }
 
     /// Takes `changes` back, as if they had never been made. Must be the last ones taken, with
@@ -155,6 +248,9 @@ impl Cluster {
                 Undo::Session(id, old) => drop(self.replace_session(&id, old)),
                 Undo::Node(name, old) => drop(self.replace_node(&name, old)),
                 Undo::Liveness(name, old) => drop(self.replace_liveness(&name, old)),
+                Undo::Project(name, old) => drop(self.replace_project(&name, old)),
+                Undo::Class(name, old) => drop(self.replace_class(&name, old)),
+                Undo::Usage(name, old) => drop(self.replace_usage(&name, old)),
             }
         }
         self.journal = Journal::default();
