@@ -8,6 +8,7 @@
 //! [`Changes`] and writes them to its store. If the store refuses, [`Cluster::rollback`] undoes
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
+mod accounts;
 mod create;
 mod explain;
 mod index;
@@ -15,13 +16,17 @@ mod input;
 mod nodes;
 mod observe;
 mod projects;
+mod quotas;
 mod refusal;
 mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_projects;
+#[cfg(test)]
+mod tests_quotas;
 
+pub(crate) use accounts::counted;
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
@@ -94,6 +99,8 @@ pub struct Cluster {
     placer: Placer,
     journal: index::Journal,
     next_sequence: u64,
+    /// The latest time anything was told.
+    now: UnixMillis,
 }
 
 impl Default for Settings {
@@ -130,6 +137,7 @@ impl Cluster {
             placer,
             journal: index::Journal::default(),
             next_sequence: 1,
+            now: UnixMillis(0),
         }
     }
 
@@ -160,6 +168,7 @@ impl Cluster {
             cluster.next_sequence = cluster.next_sequence.max(session.sequence + 1);
             cluster.put_session(session);
         }
+        cluster.rebuild_history();
         cluster.journal = index::Journal::default();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
@@ -171,6 +180,7 @@ impl Cluster {
     /// # Errors
     /// A [`Refusal`] with code, numbers and next step; then nothing was changed.
     pub fn apply(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
+        self.now = self.now.max(now);
         match input {
             Input::Create { id, spec, owner, request_id, members } => {
                 self.create(id, *spec, owner, request_id, members, now)

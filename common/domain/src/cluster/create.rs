@@ -128,6 +128,7 @@ impl Cluster {
             self.check_name(spec, owner)?;
         }
         self.check_project(spec, owner)?;
+        self.check_quota(spec, owner, members)?;
         if let Some(node) = &spec.node {
             self.check_node(node)?;
         }

@@ -4,6 +4,7 @@
 //! leaves; both keep every index and the view in step.
 
 use super::Cluster;
+use super::accounts::{Account, Accounts};
 use crate::class::PriorityClass;
 use crate::device::{Device, DeviceHealth, MigState};
 use crate::ids::{ClassName, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName};
@@ -72,13 +73,15 @@ impl Changes {
 
 /// How to take back one step.
 #[derive(Debug)]
-enum Undo {
+pub(super) enum Undo {
     Session(SessionId, Option<Arc<Session>>),
     Node(NodeName, Option<Arc<Node>>),
     Liveness(NodeName, Option<Liveness>),
     Project(ProjectName, Option<Arc<Project>>),
     Class(ClassName, Option<Arc<PriorityClass>>),
     Usage(ProjectName, Option<Arc<Usage>>),
+    /// What a project and a user in it held and had used.
+    Account(Box<(ProjectName, UserName, Account, Account)>),
 }
 
 /// What happened since the last take.
@@ -101,6 +104,7 @@ pub(super) struct Index {
     pub deadlines: BTreeSet<(UnixMillis, SessionId)>,
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
     pub liveness: HashMap<NodeName, Liveness>,
+    pub accounts: Accounts,
     /// Set when something may have become placeable.
     pub unsettled: bool,
 }
@@ -110,12 +114,20 @@ impl Cluster {
     pub(super) fn put_session(&mut self, session: Session) -> Arc<Session> {
         let session = Arc::new(session);
         let id = session.id.clone();
+        let known = self.sessions.get(&id).cloned();
+        self.book(known.as_deref(), Some(&session));
         let old = self.replace_session(&id, Some(session.clone()));
         self.journal.undo.push(Undo::Session(id, old));
         session
     }
 
+    pub(super) fn journal_account(&mut self, undo: Undo) {
+        self.journal.undo.push(undo);
+    }
+
     pub(super) fn delete_session(&mut self, id: &SessionId) {
+        let known = self.sessions.get(id).cloned();
+        self.book(known.as_deref(), None);
         let old = self.replace_session(id, None);
         self.journal.undo.push(Undo::Session(id.clone(), old));
     }
@@ -216,7 +228,7 @@ impl Cluster {
                 Undo::Project(name, _) => keys.insert(RecordKey::Project(name.clone())),
                 Undo::Class(name, _) => keys.insert(RecordKey::Class(name.clone())),
                 Undo::Usage(name, _) => keys.insert(RecordKey::Usage(name.clone())),
-                Undo::Liveness(..) => false,
+                Undo::Liveness(..) | Undo::Account(..) => false,
             };
         }
         let mut changes = Changes { desired, undo, ..Changes::default() };
@@ -251,6 +263,10 @@ impl Cluster {
                 Undo::Project(name, old) => drop(self.replace_project(&name, old)),
                 Undo::Class(name, old) => drop(self.replace_class(&name, old)),
                 Undo::Usage(name, old) => drop(self.replace_usage(&name, old)),
+                Undo::Account(old) => {
+                    let (project, user, total, own) = *old;
+                    self.set_account(project, user, total, own);
+                }
             }
         }
         self.journal = Journal::default();
@@ -354,6 +370,8 @@ impl Cluster {
             Some(node) => self.nodes.insert(name.clone(), node),
             None => self.nodes.remove(name),
         };
+        let now = self.nodes.get(name).map(|node| &**node);
+        self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
         if gone {
             self.view.remove(name);
         } else {
