@@ -136,6 +136,10 @@ fn is_from_people(input: &Input) -> bool {
         | Input::Cordon { .. }
         | Input::Labels { .. }
         | Input::CordonDevice { .. }
+        | Input::PutProject { .. }
+        | Input::RemoveProject { .. }
+        | Input::PutClass { .. }
+        | Input::RemoveClass { .. }
         | Input::RemoveNode { .. } => true,
         Input::Register { .. }
         | Input::Inventory { .. }

@@ -1,6 +1,7 @@
 //! What the store holds: one JSON record under one key each, with the version of its format.
 //!
-//! Keys: `cluster` (made once), `nodes/<name>`, `sessions/<id>`, `tokens/<id>`, `engine/commit` (the
+//! Keys: `cluster` (made once), `nodes/<name>`, `sessions/<id>`,
+//! `projects/<name>`, `classes/<name>`, `usage/<project>`, `tokens/<id>`, `engine/commit` (the
 //! mark of the last batch) and `leader`.
 
 pub(crate) mod keys;

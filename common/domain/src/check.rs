@@ -3,8 +3,9 @@
 //! Run after every step of the property tests and at every restore. The list is the one in the
 //! project's architecture document.
 
-use crate::cluster::Cluster;
-use crate::ids::{DeviceUuid, NodeName, SessionId, SessionName};
+use crate::cluster::{Cluster, counted};
+use crate::ids::{DeviceUuid, NodeName, ProjectName, SessionId, SessionName, UserName};
+use crate::project::Held;
 use crate::session::{Phase, Session};
 use crate::slice::Demand;
 use crate::units::{CpuMilli, MemoryBytes};
@@ -76,6 +77,12 @@ pub enum Broken {
         queued: usize,
         /// In phase pending.
         pending: usize,
+    },
+    /// What a project is said to hold is not what its sessions hold.
+    #[error("project {project} is said to hold something else than its sessions do")]
+    Account {
+        /// The project.
+        project: ProjectName,
     },
     /// More CPU or memory promised than the node has.
     #[error("node {node} promises {cpu} cores and {memory} of memory, more than it has")]
@@ -185,6 +192,26 @@ fn check_node(cluster: &Cluster, name: &NodeName, sum: &Sum<'_>, broken: &mut Ve
     }
 }
 
+/// What projects and users are said to hold is what their sessions hold.
+fn check_accounts(cluster: &Cluster, broken: &mut Vec<Broken>) {
+    let mut projects: BTreeMap<ProjectName, (Held, BTreeMap<UserName, Held>)> = BTreeMap::new();
+    for session in cluster.sessions().values() {
+        let counted = counted(session);
+        let (total, users) = projects.entry(session.spec.project()).or_default();
+        *total = total.plus(counted);
+        let own = users.entry(session.owner.clone()).or_default();
+        *own = own.plus(counted);
+    }
+    for (project, (total, mut users)) in projects {
+        users.retain(|_, held| *held != Held::default());
+        let said = cluster.held_by_users(&project).filter(|(_, held)| *held != Held::default());
+        let said: BTreeMap<UserName, Held> = said.map(|(user, h)| (user.clone(), h)).collect();
+        if cluster.held_by_project(&project) != total || said != users {
+            broken.push(Broken::Account { project });
+        }
+    }
+}
+
 /// What is derived from the records agrees with them.
 fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
     for node in cluster.nodes().values() {
@@ -193,6 +220,7 @@ fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
             broken.push(Broken::ViewOutOfStep { node: node.name.clone() });
         }
     }
+    check_accounts(cluster, broken);
     let waits = |session: &Session| matches!(session.phase, Phase::Pending { .. });
     let pending = cluster.sessions().values().filter(|session| waits(session)).count();
     let queued = cluster.queue_length();

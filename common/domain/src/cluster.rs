@@ -8,32 +8,43 @@
 //! [`Changes`] and writes them to its store. If the store refuses, [`Cluster::rollback`] undoes
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
+mod accounts;
 mod create;
 mod explain;
 mod index;
 mod input;
 mod nodes;
 mod observe;
+mod projects;
+mod quotas;
 mod refusal;
 mod runtimes;
 mod schedule;
 mod seen;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_projects;
+#[cfg(test)]
+mod tests_quotas;
 
+pub(crate) use accounts::counted;
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
 pub use refusal::{Refusal, RestoreError};
 pub use schedule::Desired;
 
-use crate::ids::{NodeName, SessionId, UserName};
+use crate::class::PriorityClass;
+use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};
 use crate::node::{Liveness, Node};
 use crate::placement::{NodeState, Placer, Policy, View};
+use crate::project::Project;
 use crate::session::Session;
 use crate::slice::UnitPolicy;
 use crate::time::UnixMillis;
 use crate::units::{CpuMilli, MemoryBytes};
+use crate::usage::Usage;
 use imbl::OrdMap;
 use index::Index;
 use std::sync::Arc;
@@ -61,17 +72,37 @@ pub struct Settings {
     pub ended_limit: usize,
 }
 
+/// Everything a store keeps of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Every session.
+    pub sessions: Vec<Session>,
+    /// Every node.
+    pub nodes: Vec<Node>,
+    /// Every project that was made or changed.
+    pub projects: Vec<Project>,
+    /// Every priority class that was made or changed.
+    pub classes: Vec<PriorityClass>,
+    /// The history of every project that used something.
+    pub usage: Vec<Usage>,
+}
+
 /// All state of a cluster.
 #[derive(Debug)]
 pub struct Cluster {
     settings: Settings,
     sessions: OrdMap<SessionId, Arc<Session>>,
     nodes: OrdMap<NodeName, Arc<Node>>,
+    projects: OrdMap<ProjectName, Arc<Project>>,
+    classes: OrdMap<ClassName, Arc<PriorityClass>>,
+    usage: OrdMap<ProjectName, Arc<Usage>>,
     index: Index,
     view: View,
     placer: Placer,
     journal: index::Journal,
     next_sequence: u64,
+    /// The latest time anything was told.
+    now: UnixMillis,
 }
 
 impl Default for Settings {
@@ -100,11 +131,15 @@ impl Cluster {
             settings,
             sessions: OrdMap::new(),
             nodes: OrdMap::new(),
+            projects: OrdMap::new(),
+            classes: OrdMap::new(),
+            usage: OrdMap::new(),
             index: Index::default(),
             view,
             placer,
             journal: index::Journal::default(),
             next_sequence: 1,
+            now: UnixMillis(0),
         }
     }
 
@@ -112,12 +147,10 @@ impl Cluster {
     ///
     /// # Errors
     /// [`RestoreError`] when the records contradict each other; nothing is guessed.
-    pub fn restore(
-        settings: Settings,
-        sessions: Vec<Session>,
-        nodes: Vec<Node>,
-    ) -> Result<Self, RestoreError> {
+    pub fn restore(settings: Settings, records: Records) -> Result<Self, RestoreError> {
+        let Records { sessions, nodes, projects, classes, usage } = records;
         let mut cluster = Self::new(settings);
+        cluster.restore_projects(projects, classes, usage)?;
         for node in nodes {
             if cluster.nodes.contains_key(&node.name) {
                 return Err(RestoreError::Twice { what: format!("node {}", node.name) });
@@ -137,6 +170,7 @@ impl Cluster {
             cluster.next_sequence = cluster.next_sequence.max(session.sequence + 1);
             cluster.put_session(session);
         }
+        cluster.rebuild_history();
         cluster.journal = index::Journal::default();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
@@ -148,10 +182,15 @@ impl Cluster {
     /// # Errors
     /// A [`Refusal`] with code, numbers and next step; then nothing was changed.
     pub fn apply(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
+        self.now = self.now.max(now);
         match input {
-            Input::Create { id, spec, owner, request_id } => {
-                self.create(id, *spec, owner, request_id, now)
+            Input::Create { id, spec, owner, request_id, members } => {
+                self.create(id, *spec, owner, request_id, members, now)
             }
+            Input::PutProject { project } => self.set_project(*project, now),
+            Input::RemoveProject { name } => self.remove_project(&name),
+            Input::PutClass { class } => self.set_class(*class),
+            Input::RemoveClass { name } => self.remove_class(&name),
             Input::Stop { id, reason, grace_ms } => self.stop(&id, reason, grace_ms, now),
             Input::Remove { id } => self.remove(&id),
             Input::Register { name, agent_id, inventory, reports } => {
@@ -183,6 +222,25 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> &OrdMap<NodeName, Arc<Node>> {
         &self.nodes
+    }
+
+    /// The projects that were made or changed; `default` is there without being among them.
+    #[must_use]
+    pub fn projects(&self) -> &OrdMap<ProjectName, Arc<Project>> {
+        &self.projects
+    }
+
+    /// The priority classes that were made or changed; see [`PriorityClass::built_in`] for those
+    /// that are there without.
+    #[must_use]
+    pub fn classes(&self) -> &OrdMap<ClassName, Arc<PriorityClass>> {
+        &self.classes
+    }
+
+    /// The history of projects as last written.
+    #[must_use]
+    pub fn usage(&self) -> &OrdMap<ProjectName, Arc<Usage>> {
+        &self.usage
     }
 
     /// One session.

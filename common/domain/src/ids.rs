@@ -123,6 +123,46 @@ id!(
     UserName, "user name", "1 to 63 lower-case letters, digits, `-`, `.`, `_` or `@`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(|b| lower_digit_dash(b) || b"._@".contains(&b)) && alphanumeric_ends(v)
 );
+id!(
+    /// A project: what quotas and fair share are counted by.
+    ProjectName, "project name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
+    |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
+);
+id!(
+    /// A priority class.
+    ClassName, "class name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
+    |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
+);
+
+/// The project of a session that names none.
+pub const DEFAULT_PROJECT: &str = "default";
+/// The class of a session that names none.
+pub const DEFAULT_CLASS: &str = "normal";
+
+impl Default for ProjectName {
+    fn default() -> Self {
+        Self(DEFAULT_PROJECT.into())
+    }
+}
+
+impl Default for ClassName {
+    fn default() -> Self {
+        Self(DEFAULT_CLASS.into())
+    }
+}
+
+impl SessionId {
+    /// The id of member `position` of the group this session is the first of: itself for 0.
+    ///
+    /// # Errors
+    /// [`IdError`] when this id is too long to have members.
+    pub fn member(&self, position: u32) -> Result<Self, IdError> {
+        match position {
+            0 => Ok(self.clone()),
+            _ => Self::new(format!("{self}x{position}")),
+        }
+    }
+}
 
 fn lower_digit_dash(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'

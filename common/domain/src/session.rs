@@ -4,17 +4,20 @@
 //! only in one phase lives in that variant. A grant is held from `Scheduled` on and given back only
 //! when the agent reports that nothing of the session runs any more.
 
+mod group;
 mod phase;
 mod report;
 mod spec;
 
+pub use group::{ArrayRange, Group, GroupKind, MAX_MEMBERS, Members};
 pub use phase::{
     Attempt, Ended, Event, IllegalTransition, Outcome, Phase, Progress, PublishedPort, StopReason,
 };
 pub use report::{Report, ReportState};
+pub(crate) use spec::field;
 pub use spec::{
-    ComputePolicy, Mount, OnDisconnect, OnLost, PRIORITY_RANGE, Resources, SessionKind,
-    SessionSpec, SpecError,
+    ComputePolicy, Condition, Dependency, MAX_DEPENDENCIES, Mount, OnDisconnect, OnLost,
+    PRIORITY_RANGE, Resources, SessionKind, SessionSpec, SpecError,
 };
 
 use crate::ids::{RequestId, SessionId, UserName};
@@ -40,6 +43,12 @@ pub struct Session {
     pub sequence: u64,
     /// How often it has been placed; every placement has its own number, from 1.
     pub generation: u64,
+    /// The array or gang it is a member of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
+    /// When its latest placement was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed_at: Option<UnixMillis>,
     /// Where it stands.
     pub phase: Phase,
     /// Grace of a stop that named its own, milliseconds.
@@ -78,5 +87,24 @@ impl Session {
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended(_)) && self.stranded.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_older_release_reads_back() {
+        let text = r#"{"id":"abcdefgh","owner":"ann","created_at":1,"sequence":1,"generation":0,
+            "spec":{"kind":"batch","resources":{"cpu":1000,"memory":1073741824},
+                    "stop_grace_ms":10000},
+            "phase":{"phase":"pending","since":1}}"#;
+        let session: Session = serde_json::from_str(text).unwrap();
+
+        assert_eq!((session.group, session.placed_at), (None, None));
+        assert_eq!(session.spec.project().as_str(), "default");
+        assert_eq!(session.spec.class().as_str(), "normal");
+        assert!(!session.spec.movable && session.spec.after.is_empty());
     }
 }

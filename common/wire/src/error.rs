@@ -59,6 +59,22 @@ codes! {
     NodeInUse = "NODE_IN_USE" => FailedPrecondition,
     /// Another live agent has this node name.
     NodeNameTaken = "NODE_NAME_TAKEN" => AlreadyExists,
+    /// No such project.
+    ProjectNotFound = "PROJECT_NOT_FOUND" => NotFound,
+    /// The project does not take sessions of this user.
+    NotAMember = "NOT_A_MEMBER" => PermissionDenied,
+    /// Sessions of the project have not ended.
+    ProjectInUse = "PROJECT_IN_USE" => FailedPrecondition,
+    /// No such priority class.
+    ClassNotFound = "CLASS_NOT_FOUND" => NotFound,
+    /// Sessions of the priority class have not ended.
+    ClassInUse = "CLASS_IN_USE" => FailedPrecondition,
+    /// More than the quota of the project, or of the user in it, allows.
+    QuotaExceeded = "QUOTA_EXCEEDED" => ResourceExhausted,
+    /// No session of this id to follow.
+    DependencyNotFound = "DEPENDENCY_NOT_FOUND" => NotFound,
+    /// A session that was to complete first has ended otherwise.
+    DependencyFailed = "DEPENDENCY_FAILED" => FailedPrecondition,
     /// The agent belongs to another cluster.
     WrongCluster = "WRONG_CLUSTER" => FailedPrecondition,
     /// The agent is too old or too new for this manager.

@@ -37,6 +37,14 @@ pub(crate) fn from_refusal(refusal: &Refusal) -> CallError {
         Refusal::WrongPhase { session, phase, .. } => {
             error.with("session", session).with("phase", phase)
         }
+        Refusal::ProjectNotFound { .. }
+        | Refusal::NotAMember { .. }
+        | Refusal::ProjectInUse { .. }
+        | Refusal::ClassNotFound { .. }
+        | Refusal::ClassInUse { .. }
+        | Refusal::QuotaExceeded(_)
+        | Refusal::DependencyNotFound { .. }
+        | Refusal::DependencyFailed { .. } => CallError::from(refusal.clone()),
         Refusal::MountNotAllowed { path } => error.with("path", path),
         Refusal::Spec(_) | Refusal::NeverFits(_) | Refusal::NoImage | Refusal::NoCommand => error,
     }

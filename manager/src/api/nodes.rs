@@ -105,9 +105,13 @@ async fn change(
 ) -> Result<Response<v1::Node>, Status> {
     let engine = &caller.term.engine;
     match engine.submit(input).await.map_err(errors::from_engine)? {
-        Applied::Node(_) | Applied::Session { .. } | Applied::Removed | Applied::Nothing => {
-            Ok(Response::new(one(caller, &engine.snapshot(), name)?))
-        }
+        Applied::Node(_)
+        | Applied::Session { .. }
+        | Applied::Group { .. }
+        | Applied::Project(_)
+        | Applied::Class(_)
+        | Applied::Removed
+        | Applied::Nothing => Ok(Response::new(one(caller, &engine.snapshot(), name)?)),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Caller, errors, explain, streams, watch};
 use fgpu_domain::cluster::{Applied, Input};
 use fgpu_domain::ids::{IdError, RequestId, SessionId};
-use fgpu_domain::session::{Phase, Session, SessionSpec, StopReason};
+use fgpu_domain::session::{Members, Phase, Session, SessionSpec, StopReason};
 use fgpu_service::secret;
 use fgpu_wire::convert::{self, SpecDefaults};
 use fgpu_wire::error::{CallError, ErrorCode};
@@ -42,6 +42,7 @@ impl SessionService for Sessions {
             spec: Box::new(spec_of(&caller, spec)?),
             owner: caller.identity.user.clone(),
             request_id,
+            members: Members::One,
         };
         match submit(&caller, input).await? {
             Applied::Session { session, existed } => {

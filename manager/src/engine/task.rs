@@ -211,7 +211,10 @@ impl Engine {
         let changes = self.cluster.take_changes();
         let gone = changes.deletes.iter().filter_map(|key| match key {
             RecordKey::Session(id) => before.get(id).cloned(),
-            RecordKey::Node(_) => None,
+            RecordKey::Node(_)
+            | RecordKey::Project(_)
+            | RecordKey::Class(_)
+            | RecordKey::Usage(_) => None,
         });
         let (deleted, operations) = (gone.collect(), operations(&changes, before));
         Unit { changes, operations, deleted, answer, touches_nodes }
@@ -331,7 +334,7 @@ impl Engine {
             changed |= !unit.changes.is_empty();
             news.extend(unit.changes.puts.iter().filter_map(|record| match record {
                 Record::Session(session) => Some(SessionChange::Changed(session.clone())),
-                Record::Node(_) => None,
+                Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
             }));
             news.extend(unit.deleted.iter().cloned().map(SessionChange::Removed));
         }
@@ -363,6 +366,10 @@ fn touches_nodes(input: &Input) -> bool {
         Input::Create { .. }
         | Input::Stop { .. }
         | Input::Remove { .. }
+        | Input::PutProject { .. }
+        | Input::RemoveProject { .. }
+        | Input::PutClass { .. }
+        | Input::RemoveClass { .. }
         | Input::Reports { .. } => false,
         Input::Register { .. }
         | Input::Inventory { .. }
@@ -398,6 +405,21 @@ fn operations(changes: &Changes, before: &Sessions) -> Result<Vec<Operation>, Re
             Record::Node(node) => {
                 let key = keys::node(&node.name);
                 let value = encode(&key, &**node)?;
+                (key, value)
+            }
+            Record::Project(project) => {
+                let key = keys::project(&project.name);
+                let value = encode(&key, &**project)?;
+                (key, value)
+            }
+            Record::Class(class) => {
+                let key = keys::class(&class.name);
+                let value = encode(&key, &**class)?;
+                (key, value)
+            }
+            Record::Usage(usage) => {
+                let key = keys::usage(&usage.project);
+                let value = encode(&key, &**usage)?;
                 (key, value)
             }
         };

@@ -1,7 +1,7 @@
 //! Keys of the store.
 
 use fgpu_domain::cluster::RecordKey;
-use fgpu_domain::ids::{NodeName, SessionId};
+use fgpu_domain::ids::{ClassName, NodeName, ProjectName, SessionId};
 use fgpu_service::secret::TokenId;
 
 /// The cluster's own record.
@@ -12,6 +12,12 @@ pub(crate) const COMMIT: &str = "engine/commit";
 pub(crate) const LEADER: &str = "leader";
 /// Before every node.
 pub(crate) const NODES: &str = "nodes/";
+/// Before every project.
+pub(crate) const PROJECTS: &str = "projects/";
+/// Before every priority class.
+pub(crate) const CLASSES: &str = "classes/";
+/// Before the history of every project.
+pub(crate) const USAGE: &str = "usage/";
 /// Before every session.
 pub(crate) const SESSIONS: &str = "sessions/";
 /// Before every token.
@@ -25,6 +31,18 @@ pub(crate) fn session(id: &SessionId) -> String {
     format!("{SESSIONS}{id}")
 }
 
+pub(crate) fn project(name: &ProjectName) -> String {
+    format!("{PROJECTS}{name}")
+}
+
+pub(crate) fn class(name: &ClassName) -> String {
+    format!("{CLASSES}{name}")
+}
+
+pub(crate) fn usage(name: &ProjectName) -> String {
+    format!("{USAGE}{name}")
+}
+
 pub(crate) fn token(id: &TokenId) -> String {
     format!("{TOKENS}{id}")
 }
@@ -33,5 +51,8 @@ pub(crate) fn of(key: &RecordKey) -> String {
     match key {
         RecordKey::Session(id) => session(id),
         RecordKey::Node(name) => node(name),
+        RecordKey::Project(name) => project(name),
+        RecordKey::Class(name) => class(name),
+        RecordKey::Usage(name) => usage(name),
     }
 }

@@ -3,10 +3,14 @@
 use super::{RecordError, decode, encode, keys};
 use crate::error::ManagerError;
 use crate::tokens::TokenRecord;
+use fgpu_domain::class::PriorityClass;
+use fgpu_domain::cluster::Records;
 use fgpu_domain::ids::ClusterId;
 use fgpu_domain::node::Node;
+use fgpu_domain::project::Project;
 use fgpu_domain::session::Session;
 use fgpu_domain::time::UnixMillis;
+use fgpu_domain::usage::Usage;
 use fgpu_service::secret;
 use fgpu_store::{Compare, Entry, Store, StoreError, Txn};
 use serde::{Deserialize, Serialize};
@@ -26,10 +30,8 @@ struct ClusterRecord {
 pub struct LoadedRecords {
     /// The cluster's id, if the cluster was ever led.
     pub cluster_id: Option<ClusterId>,
-    /// Every session.
-    pub sessions: Vec<Session>,
-    /// Every node.
-    pub nodes: Vec<Node>,
+    /// What the cluster is made of.
+    pub records: Records,
     pub(crate) tokens: Vec<TokenRecord>,
     /// Mod revision of the engine's mark; 0 if there is none.
     pub(crate) mark: i64,
@@ -59,11 +61,23 @@ impl LoadedRecords {
         } else if let Some(id) = key.strip_prefix(keys::SESSIONS) {
             let session: Session = decode(key, &entry.value)?;
             check_place(key, id, &session.id)?;
-            self.sessions.push(session);
+            self.records.sessions.push(session);
         } else if let Some(name) = key.strip_prefix(keys::NODES) {
             let node: Node = decode(key, &entry.value)?;
             check_place(key, name, &node.name)?;
-            self.nodes.push(node);
+            self.records.nodes.push(node);
+        } else if let Some(name) = key.strip_prefix(keys::PROJECTS) {
+            let project: Project = decode(key, &entry.value)?;
+            check_place(key, name, &project.name)?;
+            self.records.projects.push(project);
+        } else if let Some(name) = key.strip_prefix(keys::CLASSES) {
+            let class: PriorityClass = decode(key, &entry.value)?;
+            check_place(key, name, &class.name)?;
+            self.records.classes.push(class);
+        } else if let Some(name) = key.strip_prefix(keys::USAGE) {
+            let usage: Usage = decode(key, &entry.value)?;
+            check_place(key, name, &usage.project)?;
+            self.records.usage.push(usage);
         } else if let Some(id) = key.strip_prefix(keys::TOKENS) {
             let token: TokenRecord = decode(key, &entry.value)?;
             check_place(key, id, &token.id)?;

@@ -58,7 +58,7 @@ async fn over_etcd_a_restart_and_a_time_without_it_lose_and_double_nothing() {
     let second = create(&manager, "request-2").await.session.unwrap().id;
 
     let loaded = load_records(&*store).await.unwrap();
-    let restored = Cluster::restore(Settings::default(), loaded.sessions, loaded.nodes).unwrap();
+    let restored = Cluster::restore(Settings::default(), loaded.records).unwrap();
     let mut ids: Vec<String> = restored.sessions().keys().map(ToString::to_string).collect();
     let mut expected = vec![id, second];
     ids.sort();

@@ -104,7 +104,7 @@ impl World {
     /// The cluster as the store alone describes it, every invariant checked.
     pub async fn restored(&self) -> Cluster {
         let loaded = load_records(&*self.store).await.unwrap();
-        Cluster::restore(Settings::default(), loaded.sessions, loaded.nodes).unwrap()
+        Cluster::restore(Settings::default(), loaded.records).unwrap()
     }
 
     pub async fn records(&self) -> usize {

@@ -111,7 +111,7 @@ async fn a_restart_rebuilds_the_same_state_from_the_file_alone() {
     assert_eq!(manager.list().await, before);
     manager.stop().await;
     let loaded = load_records(&*world.store).await.unwrap();
-    let again = Cluster::restore(Settings::default(), loaded.sessions, loaded.nodes).unwrap();
+    let again = Cluster::restore(Settings::default(), loaded.records).unwrap();
     assert_eq!(again.sessions(), restored.sessions());
     assert_eq!(again.nodes(), restored.nodes());
 }

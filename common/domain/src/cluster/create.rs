@@ -6,7 +6,7 @@ use super::{Cluster, Refusal};
 use crate::ids::{NodeName, RequestId, SessionId, UserName};
 use crate::node::Cordon;
 use crate::placement::{NeverFits, Request, feasible_when_empty};
-use crate::session::{Event, Phase, Session, SessionSpec, StopReason};
+use crate::session::{Event, Group, Members, Phase, Session, SessionSpec, StopReason, field};
 use crate::time::UnixMillis;
 use std::sync::Arc;
 
@@ -17,34 +17,94 @@ impl Cluster {
         spec: SessionSpec,
         owner: UserName,
         request_id: Option<RequestId>,
+        members: Members,
         now: UnixMillis,
     ) -> Result<Applied, Refusal> {
+        members.check()?;
         let found = request_id.clone().zip(self.by_request(&owner, request_id.as_ref()));
         if let Some((request, session)) = found {
-            if session.spec != spec {
-                let session = session.id.clone();
-                return Err(Refusal::RequestIdReused { request, session });
-            }
-            return Ok(Applied::Session { session: session.clone(), existed: true });
+            return self.created_before(request, session, &spec, members);
         }
-        self.check_create(&spec, &owner)?;
-        self.placer.arrived(&self.request(&spec));
-        let session = self.put_session(Session {
-            id,
-            spec,
-            owner,
-            request_id,
-            created_at: now,
-            sequence: self.next_sequence,
-            generation: 0,
-            phase: Phase::Pending { since: now },
-            stop_grace_ms: None,
-            attempts: Vec::new(),
-            stranded: Vec::new(),
-        });
-        // Taken even if the create is rolled back: a gap does not matter, a repetition would.
-        self.next_sequence += 1;
-        Ok(Applied::Session { session, existed: false })
+        self.check_create(&spec, &owner, members)?;
+        let mut sessions = Vec::new();
+        let mut request_id = request_id;
+        for (id, group, spec) in self.members(&id, &spec, &owner, members)? {
+            self.placer.arrived(&self.request(&spec));
+            sessions.push(self.put_session(Session {
+                id,
+                spec,
+                owner: owner.clone(),
+                // The first stands for all.
+                request_id: request_id.take(),
+                created_at: now,
+                sequence: self.next_sequence,
+                generation: 0,
+                group,
+                placed_at: None,
+                phase: Phase::Pending { since: now },
+                stop_grace_ms: None,
+                attempts: Vec::new(),
+                stranded: Vec::new(),
+            }));
+            // Taken even if the create is rolled back: a gap does not matter, a repetition would.
+            self.next_sequence += 1;
+        }
+        Ok(created(sessions, false))
+    }
+
+    /// What a create with a known request id gets.
+    fn created_before(
+        &self,
+        request: RequestId,
+        first: &Arc<Session>,
+        spec: &SessionSpec,
+        members: Members,
+    ) -> Result<Applied, Refusal> {
+        let expected = members.groups(&first.id).ok().and_then(|groups| groups.into_iter().next());
+        let group = expected.and_then(|(_, group)| group);
+        let own = group.as_ref().map_or_else(|| Ok(spec.clone()), |group| spec.member(group))?;
+        if first.spec != own || first.group != group {
+            return Err(Refusal::RequestIdReused { request, session: first.id.clone() });
+        }
+        Ok(created(self.group_of(first), true))
+    }
+
+    /// All members of the group `session` belongs to that are not forgotten, in the order of their
+    /// index; itself without a group.
+    pub(super) fn group_of(&self, session: &Arc<Session>) -> Vec<Arc<Session>> {
+        let Some(group) = &session.group else { return vec![session.clone()] };
+        let ids = (0..group.size).filter_map(|position| group.id.member(position).ok());
+        ids.filter_map(|id| self.sessions.get(&id).cloned()).collect()
+    }
+
+    /// The sessions a create makes: id, group and specification of each.
+    fn members(
+        &self,
+        id: &SessionId,
+        spec: &SessionSpec,
+        owner: &UserName,
+        members: Members,
+    ) -> Result<Vec<(SessionId, Option<Group>, SessionSpec)>, Refusal> {
+        let groups = members
+            .groups(id)
+            .map_err(|error| field("--array", members.count(), &error.to_string()))?;
+        let mut made = Vec::with_capacity(groups.len());
+        for (id, group) in groups {
+            let spec = group.as_ref().map_or_else(|| Ok(spec.clone()), |g| spec.member(g))?;
+            self.check_name(&spec, owner)?;
+            made.push((id, group, spec));
+        }
+        Ok(made)
+    }
+
+    fn check_name(&self, spec: &SessionSpec, owner: &UserName) -> Result<(), Refusal> {
+        let Some(name) = &spec.name else { return Ok(()) };
+        match self.index.by_name.get(&(owner.clone(), name.clone())) {
+            Some(session) => {
+                Err(Refusal::NameInUse { name: name.clone(), session: session.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     fn by_request(
@@ -57,13 +117,20 @@ impl Cluster {
     }
 
     /// Everything that refuses a create, without creating.
-    pub(super) fn check_create(&self, spec: &SessionSpec, owner: &UserName) -> Result<(), Refusal> {
+    pub(super) fn check_create(
+        &self,
+        spec: &SessionSpec,
+        owner: &UserName,
+        members: Members,
+    ) -> Result<(), Refusal> {
+        members.check()?;
         spec.check(&self.settings.units)?;
-        if let Some(name) = &spec.name
-            && let Some(session) = self.index.by_name.get(&(owner.clone(), name.clone()))
-        {
-            return Err(Refusal::NameInUse { name: name.clone(), session: session.clone() });
+        spec.check_copies(members)?;
+        if members == Members::One {
+            self.check_name(spec, owner)?;
         }
+        self.check_project(spec, owner)?;
+        self.check_quota(spec, owner, members)?;
         if let Some(node) = &spec.node {
             self.check_node(node)?;
         }
@@ -160,5 +227,15 @@ impl Cluster {
     pub(super) fn get(&self, id: &SessionId) -> Result<&Arc<Session>, Refusal> {
         let missing = || Refusal::SessionNotFound { session: id.to_string() };
         self.sessions.get(id).ok_or_else(missing)
+    }
+}
+
+fn created(mut sessions: Vec<Arc<Session>>, existed: bool) -> Applied {
+    match sessions.pop() {
+        Some(session) if session.group.is_none() => Applied::Session { session, existed },
+        last => {
+            sessions.extend(last);
+            Applied::Group { sessions, existed }
+        }
     }
 }

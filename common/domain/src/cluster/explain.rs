@@ -3,7 +3,7 @@
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
 use crate::placement::NoPlacement;
-use crate::session::{Attempt, Phase, Session, SessionSpec};
+use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
 use crate::slice::Grant;
 
 /// How many sessions ahead are named.
@@ -62,7 +62,7 @@ impl Cluster {
     /// # Errors
     /// The [`Refusal`] the create would get.
     pub fn dry_run(&self, spec: &SessionSpec, owner: &UserName) -> Result<Explanation, Refusal> {
-        self.check_create(spec, owner)?;
+        self.check_create(spec, owner, Members::One)?;
         let turn = |session: &Session| session.spec.priority >= spec.priority;
         let queue = self.index.queue.iter();
         let ahead = queue

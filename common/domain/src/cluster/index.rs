@@ -4,13 +4,19 @@
 //! leaves; both keep every index and the view in step.
 
 use super::Cluster;
+use super::accounts::{Account, Accounts};
 use super::runtimes::Runtimes;
 use super::seen::Held;
-use crate::ids::{DeviceUuid, NodeName, RequestId, SessionId, SessionName, UserName};
+use crate::class::PriorityClass;
+use crate::ids::{
+    ClassName, DeviceUuid, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName,
+};
 use crate::node::{Liveness, Node};
+use crate::project::Project;
 use crate::reconcile::Want;
 use crate::session::{Phase, Session};
 use crate::time::UnixMillis;
+use crate::usage::Usage;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -23,6 +29,12 @@ pub enum Record {
     Session(Arc<Session>),
     /// A node.
     Node(Arc<Node>),
+    /// A project.
+    Project(Arc<Project>),
+    /// A priority class.
+    Class(Arc<PriorityClass>),
+    /// A project's history.
+    Usage(Arc<Usage>),
 }
 
 /// The key of a record.
@@ -32,6 +44,12 @@ pub enum RecordKey {
     Session(SessionId),
     /// A node's.
     Node(NodeName),
+    /// A project's.
+    Project(ProjectName),
+    /// A priority class's.
+    Class(ClassName),
+    /// That of a project's history.
+    Usage(ProjectName),
 }
 
 /// Everything that changed since the last time changes were taken.
@@ -64,10 +82,15 @@ impl Changes {
 
 /// How to take back one step.
 #[derive(Debug)]
-enum Undo {
+pub(super) enum Undo {
     Session(SessionId, Option<Arc<Session>>),
     Node(NodeName, Option<Arc<Node>>),
     Liveness(NodeName, Option<Liveness>),
+    Project(ProjectName, Option<Arc<Project>>),
+    Class(ClassName, Option<Arc<PriorityClass>>),
+    Usage(ProjectName, Option<Arc<Usage>>),
+    /// What a project and a user in it held and had used.
+    Account(Box<(ProjectName, UserName, Account, Account)>),
 }
 
 /// What happened since the last take.
@@ -92,6 +115,7 @@ pub(super) struct Index {
     pub deadlines: BTreeSet<(UnixMillis, SessionId)>,
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
     pub liveness: HashMap<NodeName, Liveness>,
+    pub accounts: Accounts,
     /// Set when something may have become placeable.
     pub unsettled: bool,
 }
@@ -123,12 +147,20 @@ impl Cluster {
     pub(super) fn put_session(&mut self, session: Session) -> Arc<Session> {
         let session = Arc::new(session);
         let id = session.id.clone();
+        let known = self.sessions.get(&id).cloned();
+        self.book(known.as_deref(), Some(&session));
         let old = self.replace_session(&id, Some(session.clone()));
         self.journal.undo.push(Undo::Session(id, old));
         session
     }
 
+    pub(super) fn journal_account(&mut self, undo: Undo) {
+        self.journal.undo.push(undo);
+    }
+
     pub(super) fn delete_session(&mut self, id: &SessionId) {
+        let known = self.sessions.get(id).cloned();
+        self.book(known.as_deref(), None);
         let old = self.replace_session(id, None);
         self.journal.undo.push(Undo::Session(id.clone(), old));
     }
@@ -145,6 +177,72 @@ impl Cluster {
     pub(super) fn delete_node(&mut self, name: &NodeName) {
         let old = self.replace_node(name, None);
         self.journal.undo.push(Undo::Node(name.clone(), old));
+    }
+
+    pub(super) fn put_project(&mut self, project: Project) -> Arc<Project> {
+        let (name, project) = (project.name.clone(), Arc::new(project));
+        let old = self.replace_project(&name, Some(project.clone()));
+        self.journal.undo.push(Undo::Project(name, old));
+        project
+    }
+
+    pub(super) fn delete_project(&mut self, name: &ProjectName) {
+        let old = self.replace_project(name, None);
+        self.journal.undo.push(Undo::Project(name.clone(), old));
+    }
+
+    pub(super) fn put_class(&mut self, class: PriorityClass) -> Arc<PriorityClass> {
+        let (name, class) = (class.name.clone(), Arc::new(class));
+        let old = self.replace_class(&name, Some(class.clone()));
+        self.journal.undo.push(Undo::Class(name, old));
+        class
+    }
+
+    pub(super) fn delete_class(&mut self, name: &ClassName) {
+        let old = self.replace_class(name, None);
+        self.journal.undo.push(Undo::Class(name.clone(), old));
+    }
+
+    pub(super) fn put_usage(&mut self, usage: Usage) {
+        let name = usage.project.clone();
+        let old = self.replace_usage(&name, Some(Arc::new(usage)));
+        self.journal.undo.push(Undo::Usage(name, old));
+    }
+
+    pub(super) fn delete_usage(&mut self, name: &ProjectName) {
+        let old = self.replace_usage(name, None);
+        self.journal.undo.push(Undo::Usage(name.clone(), old));
+    }
+
+    fn replace_project(
+        &mut self,
+        name: &ProjectName,
+        new: Option<Arc<Project>>,
+    ) -> Option<Arc<Project>> {
+        self.index.unsettled = true;
+        match new {
+            Some(project) => self.projects.insert(name.clone(), project),
+            None => self.projects.remove(name),
+        }
+    }
+
+    fn replace_class(
+        &mut self,
+        name: &ClassName,
+        new: Option<Arc<PriorityClass>>,
+    ) -> Option<Arc<PriorityClass>> {
+        self.index.unsettled = true;
+        match new {
+            Some(class) => self.classes.insert(name.clone(), class),
+            None => self.classes.remove(name),
+        }
+    }
+
+    fn replace_usage(&mut self, name: &ProjectName, new: Option<Arc<Usage>>) -> Option<Arc<Usage>> {
+        match new {
+            Some(usage) => self.usage.insert(name.clone(), usage),
+            None => self.usage.remove(name),
+        }
     }
 
     pub(super) fn put_liveness(&mut self, name: &NodeName, liveness: Liveness) {
@@ -168,21 +266,30 @@ impl Cluster {
                     };
                 }
                 Undo::Node(name, _) => drop(keys.insert(RecordKey::Node(name.clone()))),
-                Undo::Liveness(..) => {}
+                Undo::Project(name, _) => drop(keys.insert(RecordKey::Project(name.clone()))),
+                Undo::Class(name, _) => drop(keys.insert(RecordKey::Class(name.clone()))),
+                Undo::Usage(name, _) => drop(keys.insert(RecordKey::Usage(name.clone()))),
+                Undo::Liveness(..) | Undo::Account(..) => {}
             }
         }
         let mut changes = Changes { desired, before, undo, ..Changes::default() };
         for key in keys {
-            let record = match &key {
-                RecordKey::Session(id) => self.sessions.get(id).cloned().map(Record::Session),
-                RecordKey::Node(name) => self.nodes.get(name).cloned().map(Record::Node),
-            };
-            match record {
+            match self.record(&key) {
                 Some(record) => changes.puts.push(record),
                 None => changes.deletes.push(key),
             }
         }
         changes
+    }
+
+    fn record(&self, key: &RecordKey) -> Option<Record> {
+        match key {
+            RecordKey::Session(id) => self.sessions.get(id).cloned().map(Record::Session),
+            RecordKey::Node(name) => self.nodes.get(name).cloned().map(Record::Node),
+            RecordKey::Project(name) => self.projects.get(name).cloned().map(Record::Project),
+            RecordKey::Class(name) => self.classes.get(name).cloned().map(Record::Class),
+            RecordKey::Usage(name) => self.usage.get(name).cloned().map(Record::Usage),
+        }
     }
 
     /// Takes `changes` back, as if they had never been made. Must be the last ones taken, with
@@ -194,6 +301,13 @@ impl Cluster {
                 Undo::Session(id, old) => drop(self.replace_session(&id, old)),
                 Undo::Node(name, old) => drop(self.replace_node(&name, old)),
                 Undo::Liveness(name, old) => drop(self.replace_liveness(&name, old)),
+                Undo::Project(name, old) => drop(self.replace_project(&name, old)),
+                Undo::Class(name, old) => drop(self.replace_class(&name, old)),
+                Undo::Usage(name, old) => drop(self.replace_usage(&name, old)),
+                Undo::Account(old) => {
+                    let (project, user, total, own) = *old;
+                    self.set_account(project, user, total, own);
+                }
             }
         }
         self.journal = Journal::default();
@@ -246,6 +360,8 @@ impl Cluster {
             Some(node) => self.nodes.insert(name.clone(), node),
             None => self.nodes.remove(name),
         };
+        let now = self.nodes.get(name).map(|node| &**node);
+        self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
         if gone {
             self.view.remove(name);
         } else {

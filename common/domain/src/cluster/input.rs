@@ -1,17 +1,21 @@
 //! What can be done to a cluster, and what comes back.
 
-use crate::ids::{DeviceUuid, NodeName, RequestId, SessionId, UserName};
+use crate::class::PriorityClass;
+use crate::ids::{ClassName, DeviceUuid, NodeName, ProjectName, RequestId, SessionId, UserName};
 use crate::node::{Cordon, Inventory, Liveness, Node};
-use crate::session::{Report, Session, SessionSpec, StopReason};
+use crate::project::Project;
+use crate::session::{Members, Report, Session, SessionSpec, StopReason};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One change, from a person, an agent or the passing of time.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A new session; with a request id that was seen before, the session made then.
+    /// A new session, or an array or gang of them; with a request id that was seen before, what
+    /// was made then.
     Create {
-        /// The id it gets if it is new.
+        /// The id it gets if it is new; members of a group after the first get ids that follow
+        /// from it.
         id: SessionId,
         /// What is asked for.
         spec: Box<SessionSpec>,
@@ -19,6 +23,8 @@ pub enum Input {
         owner: UserName,
         /// The caller's own id of the request.
         request_id: Option<RequestId>,
+        /// How many, and what holds them together.
+        members: Members,
     },
     /// Stop a session; harmless if it has ended.
     Stop {
@@ -91,6 +97,26 @@ pub enum Input {
         /// Whether to.
         cordoned: bool,
     },
+    /// Make a project, or change it; when it was made stays as it is.
+    PutProject {
+        /// As it shall be.
+        project: Box<Project>,
+    },
+    /// Forget a project nothing waits or runs in.
+    RemoveProject {
+        /// Which.
+        name: ProjectName,
+    },
+    /// Make a priority class, or change it.
+    PutClass {
+        /// As it shall be.
+        class: Box<PriorityClass>,
+    },
+    /// Forget a priority class nothing waits or runs in.
+    RemoveClass {
+        /// Which.
+        name: ClassName,
+    },
     /// Forget a node that is silent and holds nothing.
     RemoveNode {
         /// Which.
@@ -108,6 +134,17 @@ pub enum Applied {
         /// Whether a create found it by its request id.
         existed: bool,
     },
+    /// The members of an array or a gang as they are now, in the order of their index.
+    Group {
+        /// The sessions.
+        sessions: Vec<Arc<Session>>,
+        /// Whether a create found them by its request id.
+        existed: bool,
+    },
+    /// The project as it is now.
+    Project(Arc<Project>),
+    /// The class as it is now.
+    Class(Arc<PriorityClass>),
     /// The node as it is now.
     Node(Arc<Node>),
     /// The record is gone.

@@ -157,6 +157,7 @@ impl Cluster {
                 next.attempts.push(Attempt {
                     generation: session.generation,
                     grant: grant.clone(),
+                    placed_at: session.placed_at,
                     at: now,
                     reason: format!("node {node} was lost"),
                 });

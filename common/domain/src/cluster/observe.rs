@@ -107,7 +107,8 @@ impl Cluster {
         let Ok(phase) = session.phase.after(Event::Requeued, now) else { return };
         let mut next = Session { phase, ..Session::clone(session) };
         let generation = session.generation;
-        next.attempts.push(Attempt { generation, grant, at: now, reason });
+        let placed_at = session.placed_at;
+        next.attempts.push(Attempt { generation, grant, placed_at, at: now, reason });
         self.put_session(next);
     }
 

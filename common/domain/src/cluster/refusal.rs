@@ -1,9 +1,12 @@
 //! Why an input is refused: a stable code, the numbers, and the next step.
 
 use crate::check::Broken;
-use crate::ids::{DeviceUuid, NodeName, RequestId, SessionId, SessionName};
+use crate::ids::{
+    ClassName, DeviceUuid, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName,
+};
 use crate::placement::NeverFits;
-use crate::session::SpecError;
+use crate::project::QuotaHit;
+use crate::session::{Outcome, SpecError};
 use crate::slice::SliceError;
 
 /// Why an input is refused. Nothing was changed.
@@ -105,6 +108,59 @@ pub enum Refusal {
         /// Who has it.
         other: NodeName,
     },
+    /// No such project.
+    #[error("there is no project `{project}`")]
+    ProjectNotFound {
+        /// What was asked for.
+        project: ProjectName,
+    },
+    /// The project does not take sessions of this user.
+    #[error("user {user} is not a member of project {project}")]
+    NotAMember {
+        /// The project.
+        project: ProjectName,
+        /// Who asked.
+        user: UserName,
+    },
+    /// Sessions of the project wait or run.
+    #[error("project {project} cannot be removed: {sessions} of its sessions have not ended")]
+    ProjectInUse {
+        /// The project.
+        project: ProjectName,
+        /// How many.
+        sessions: usize,
+    },
+    /// No such priority class.
+    #[error("there is no priority class `{class}`")]
+    ClassNotFound {
+        /// What was asked for.
+        class: ClassName,
+    },
+    /// Sessions of the class wait or run.
+    #[error("priority class {class} cannot be removed: {sessions} of its sessions have not ended")]
+    ClassInUse {
+        /// The class.
+        class: ClassName,
+        /// How many.
+        sessions: usize,
+    },
+    /// More than the quota allows, however long it waits, or more waiting than it allows.
+    #[error(transparent)]
+    QuotaExceeded(Box<QuotaHit>),
+    /// A session to follow that is not there, or not one the caller may follow.
+    #[error("there is no session `{session}` to follow")]
+    DependencyNotFound {
+        /// What was asked for.
+        session: SessionId,
+    },
+    /// A session to follow that has failed already.
+    #[error("session {session}, which was to complete first, has ended: {outcome}")]
+    DependencyFailed {
+        /// Which.
+        session: SessionId,
+        /// How it ended.
+        outcome: Outcome,
+    },
     /// The session is in the wrong phase.
     #[error("session {session} is {phase}: {rule}")]
     WrongPhase {
@@ -135,6 +191,14 @@ impl Refusal {
             Self::NodeInUse { .. } => "NODE_IN_USE",
             Self::NodeNameTaken { .. } | Self::DeviceTaken { .. } => "NODE_NAME_TAKEN",
             Self::DeviceNotFound { .. } => "DEVICE_NOT_FOUND",
+            Self::ProjectNotFound { .. } => "PROJECT_NOT_FOUND",
+            Self::NotAMember { .. } => "NOT_A_MEMBER",
+            Self::ProjectInUse { .. } => "PROJECT_IN_USE",
+            Self::ClassNotFound { .. } => "CLASS_NOT_FOUND",
+            Self::ClassInUse { .. } => "CLASS_IN_USE",
+            Self::QuotaExceeded(_) => "QUOTA_EXCEEDED",
+            Self::DependencyNotFound { .. } => "DEPENDENCY_NOT_FOUND",
+            Self::DependencyFailed { .. } => "DEPENDENCY_FAILED",
             Self::WrongPhase { .. } => "WRONG_PHASE",
         }
     }
@@ -159,7 +223,13 @@ impl Refusal {
             Self::NoImage => Some("--image"),
             Self::NoCommand => Some("COMMAND"),
             Self::NodeNotFound { .. } | Self::NodeCordoned { .. } => Some("--node"),
+            Self::ProjectNotFound { .. } | Self::NotAMember { .. } => Some("--project"),
+            Self::ClassNotFound { .. } => Some("--class"),
+            Self::DependencyNotFound { .. } | Self::DependencyFailed { .. } => Some("--after"),
             Self::SessionNotFound { .. }
+            | Self::ProjectInUse { .. }
+            | Self::ClassInUse { .. }
+            | Self::QuotaExceeded(_)
             | Self::AmbiguousSession { .. }
             | Self::NodeInUse { .. }
             | Self::NodeNameTaken { .. }
@@ -201,6 +271,23 @@ impl Refusal {
             Self::DeviceNotFound { .. } => "see `fgpu device list`".to_owned(),
             Self::DeviceTaken { .. } => {
                 "two agents must not offer the same device: stop one of them".to_owned()
+            }
+            Self::ProjectNotFound { .. } => "see `fgpu project list`".to_owned(),
+            Self::NotAMember { project, .. } => {
+                format!("an administrator adds members with `fgpu project set {project}`")
+            }
+            Self::ProjectInUse { project, .. } => {
+                format!("stop them first: see `fgpu ps --project {project}`")
+            }
+            Self::ClassNotFound { .. } => "see `fgpu class list`".to_owned(),
+            Self::ClassInUse { .. } => "stop them first: see `fgpu ps`".to_owned(),
+            Self::QuotaExceeded(_) => {
+                "ask for less, wait until less is in use, or have an administrator raise the quota"
+                    .to_owned()
+            }
+            Self::DependencyNotFound { .. } => "see `fgpu ps -a`".to_owned(),
+            Self::DependencyFailed { session, .. } => {
+                format!("`--after {session}:any` follows it however it ended")
             }
             Self::WrongPhase { session, .. } => format!("see `fgpu get {session}`"),
         }

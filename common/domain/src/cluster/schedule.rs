@@ -1,8 +1,10 @@
 //! Placing what waits, and what time alone brings about.
 
+use super::accounts::held_by;
 use super::{Cluster, index};
 use crate::ids::{NodeName, SessionId};
 use crate::placement::Request;
+use crate::project::Held;
 use crate::reconcile::Want;
 use crate::session::{Event, Phase, Session, StopReason};
 use crate::slice::Grant;
@@ -30,6 +32,7 @@ impl Cluster {
     ///
     /// Does nothing unless something changed that may have made room.
     pub fn schedule(&mut self, now: UnixMillis) -> usize {
+        self.now = self.now.max(now);
         if !std::mem::take(&mut self.index.unsettled) {
             return 0;
         }
@@ -43,8 +46,17 @@ impl Cluster {
             if hopeless.contains(&request) {
                 continue;
             }
+            let (project, owner) = (session.spec.project(), session.owner.clone());
+            let asked = self.least(&session.spec);
+            if self.quota_hit(&project, &owner, &asked, true).is_some() {
+                continue;
+            }
             match self.placer.find(&request, &self.view) {
                 Some(placement) => {
+                    let asked = Held { sessions: 1, ..held_by(&session, &placement.grant) };
+                    if self.quota_hit(&project, &owner, &asked, true).is_some() {
+                        continue;
+                    }
                     self.bind(&session, placement.grant, now);
                     placed += 1;
                 }
@@ -58,12 +70,14 @@ impl Cluster {
     fn bind(&mut self, session: &Session, grant: Grant, now: UnixMillis) {
         if let Ok(phase) = session.phase.after(Event::Placed(grant), now) {
             let generation = session.generation + 1;
-            self.put_session(Session { phase, generation, ..session.clone() });
+            let placed_at = Some(now);
+            self.put_session(Session { phase, generation, placed_at, ..session.clone() });
         }
     }
 
     /// Stops what has run out of time, and forgets ended sessions past their retention.
     pub fn tick(&mut self, now: UnixMillis) {
+        self.now = self.now.max(now);
         while let Some((_, id)) =
             self.index.deadlines.first().filter(|(deadline, _)| *deadline <= now).cloned()
         {
@@ -76,6 +90,7 @@ impl Cluster {
             }
         }
         self.forget_ended(now);
+        self.write_history(now);
     }
 
     fn forget_ended(&mut self, now: UnixMillis) {
@@ -96,7 +111,8 @@ impl Cluster {
         let phases = self.index.deadlines.first().map(|(at, _)| *at);
         let keep_ms = self.settings.ended_retention_ms;
         let retention = self.index.ended.first().map(|(at, _)| at.plus(keep_ms));
-        phases.into_iter().chain(retention).min()
+        let history = self.index.accounts.checkpoint;
+        phases.into_iter().chain(retention).chain(history).min()
     }
 
     /// Everything one node shall have.

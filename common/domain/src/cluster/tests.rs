@@ -4,29 +4,29 @@ use crate::device::{Device, DeviceHealth, MigState};
 use crate::node::{Cordon, Inventory, RuntimeFacts};
 use crate::reconcile::Want;
 use crate::session::{
-    OnDisconnect, OnLost, Outcome, Phase, Progress, Report, ReportState, Resources, SessionSpec,
-    StopReason,
+    Members, OnDisconnect, OnLost, Outcome, Phase, Progress, Report, ReportState, Resources,
+    SessionSpec, StopReason,
 };
 use crate::slice::{GpuAmount, GpuRequest};
 use crate::units::Fgpu;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-const T0: UnixMillis = UnixMillis(1_000_000);
+pub(super) const T0: UnixMillis = UnixMillis(1_000_000);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings { allow_shared: true, ..Settings::default() }
 }
 
-fn node_name(name: &str) -> NodeName {
+pub(super) fn node_name(name: &str) -> NodeName {
     NodeName::new(name).unwrap()
 }
 
-fn session_id(number: usize) -> SessionId {
+pub(super) fn session_id(number: usize) -> SessionId {
     SessionId::new(format!("sess{number:06}")).unwrap()
 }
 
-fn device(node: &str, index: u32) -> Device {
+pub(super) fn device(node: &str, index: u32) -> Device {
     Device {
         uuid: format!("GPU-{node}-{index}").parse().unwrap(),
         index,
@@ -42,7 +42,7 @@ fn device(node: &str, index: u32) -> Device {
     }
 }
 
-fn inventory(node: &str, devices: u32) -> Inventory {
+pub(super) fn inventory(node: &str, devices: u32) -> Inventory {
     Inventory {
         address: "127.0.0.1".into(),
         agent_version: "0".into(),
@@ -55,7 +55,7 @@ fn inventory(node: &str, devices: u32) -> Inventory {
     }
 }
 
-fn register(cluster: &mut Cluster, node: &str, devices: u32, reports: Vec<Report>) {
+pub(super) fn register(cluster: &mut Cluster, node: &str, devices: u32, reports: Vec<Report>) {
     let input = Input::Register {
         name: node_name(node),
         agent_id: format!("agent-{node}"),
@@ -65,7 +65,7 @@ fn register(cluster: &mut Cluster, node: &str, devices: u32, reports: Vec<Report
     cluster.apply(input, T0).unwrap();
 }
 
-fn cluster(nodes: &[(&str, u32)]) -> Cluster {
+pub(super) fn cluster(nodes: &[(&str, u32)]) -> Cluster {
     let mut cluster = Cluster::new(settings());
     for (node, devices) in nodes {
         register(&mut cluster, node, *devices, Vec::new());
@@ -73,14 +73,14 @@ fn cluster(nodes: &[(&str, u32)]) -> Cluster {
     cluster
 }
 
-fn spec(fgpu_milli: u64) -> SessionSpec {
+pub(super) fn spec(fgpu_milli: u64) -> SessionSpec {
     let gpu = (fgpu_milli > 0).then(|| GpuRequest::new(GpuAmount::Fgpu(Fgpu(fgpu_milli))));
     let resources =
         Resources { gpu, cpu: CpuMilli::cores(1), memory: MemoryBytes::gib(1), shm: None };
     SessionSpec::new(vec!["true".into()], resources)
 }
 
-fn try_create(
+pub(super) fn try_create(
     cluster: &mut Cluster,
     number: usize,
     spec: SessionSpec,
@@ -91,22 +91,23 @@ fn try_create(
         spec: Box::new(spec),
         owner: "me".parse().unwrap(),
         request_id: request.map(|request| request.parse().unwrap()),
+        members: Members::One,
     };
     cluster.apply(input, T0)
 }
 
-fn create(cluster: &mut Cluster, number: usize, spec: SessionSpec) -> SessionId {
+pub(super) fn create(cluster: &mut Cluster, number: usize, spec: SessionSpec) -> SessionId {
     try_create(cluster, number, spec, None).unwrap();
     cluster.schedule(T0);
     session_id(number)
 }
 
-fn report(cluster: &mut Cluster, node: &str, id: &SessionId, state: ReportState) {
+pub(super) fn report(cluster: &mut Cluster, node: &str, id: &SessionId, state: ReportState) {
     let generation = cluster.session(id).unwrap().generation;
     report_generation(cluster, node, id, generation, state);
 }
 
-fn report_generation(
+pub(super) fn report_generation(
     cluster: &mut Cluster,
     node: &str,
     id: &SessionId,
@@ -119,31 +120,31 @@ fn report_generation(
     cluster.schedule(T0);
 }
 
-fn running() -> ReportState {
+pub(super) fn running() -> ReportState {
     ReportState::Running { at: T0, ports: Vec::new() }
 }
 
-fn gone(exit_code: i32) -> ReportState {
+pub(super) fn gone(exit_code: i32) -> ReportState {
     ReportState::Gone { exit_code: Some(exit_code), code: String::new(), message: String::new() }
 }
 
-fn phase<'a>(cluster: &'a Cluster, id: &SessionId) -> &'a Phase {
+pub(super) fn phase<'a>(cluster: &'a Cluster, id: &SessionId) -> &'a Phase {
     &cluster.session(id).unwrap().phase
 }
 
-fn liveness(cluster: &mut Cluster, node: &str, liveness: Liveness) {
+pub(super) fn liveness(cluster: &mut Cluster, node: &str, liveness: Liveness) {
     cluster.apply(Input::Liveness { node: node_name(node), liveness }, T0).unwrap();
     cluster.schedule(T0);
 }
 
-fn outcome(cluster: &Cluster, id: &SessionId) -> Outcome {
+pub(super) fn outcome(cluster: &Cluster, id: &SessionId) -> Outcome {
     match phase(cluster, id) {
         Phase::Ended(ended) => ended.outcome,
         other => panic!("not ended: {other:?}"),
     }
 }
 
-fn free(cluster: &Cluster, node: &str) -> Vec<u64> {
+pub(super) fn free(cluster: &Cluster, node: &str) -> Vec<u64> {
     let view = cluster.view().get(&node_name(node)).unwrap();
     view.devices.iter().map(|device| device.units.fgpu_in(device.free).0).collect()
 }
@@ -376,7 +377,7 @@ fn what_a_lost_node_may_still_run_is_not_forgotten_and_sets_no_deadline() {
 
     cluster.tick(T0.plus(2 * settings().ended_retention_ms));
     assert!(cluster.session(&id).is_some());
-    assert_eq!(cluster.next_deadline(), None);
+    assert_eq!(cluster.next_deadline(), cluster.index.accounts.checkpoint, "history alone");
 
     report_generation(&mut cluster, "a1", &id, 1, gone(137));
     cluster.tick(T0.plus(2 * settings().ended_retention_ms));
@@ -512,10 +513,8 @@ fn random_report(cluster: &mut Cluster, session: usize, state: u8, now: UnixMill
         .apply(Input::Reports { node: node.clone(), reports: vec![report], full: false }, now);
 }
 
-fn records(cluster: &Cluster) -> (Vec<Session>, Vec<Node>) {
-    let sessions = cluster.sessions().values().map(|session| Session::clone(session)).collect();
-    let nodes = cluster.nodes().values().map(|node| Node::clone(node)).collect();
-    (sessions, nodes)
+fn records(cluster: &Cluster) -> Records {
+    cluster.records()
 }
 
 proptest! {
@@ -549,8 +548,7 @@ proptest! {
             let over = cluster.sessions().values().filter(|s| matches!(s.phase, Phase::Ended(_)));
             ended = over.map(|s| (s.id.clone(), s.phase.clone())).collect();
         }
-        let (sessions, nodes) = records(&cluster);
-        let restored = Cluster::restore(settings(), sessions, nodes).unwrap();
+        let restored = Cluster::restore(settings(), records(&cluster)).unwrap();
         prop_assert_eq!(records(&restored), records(&cluster), "the same from its records alone");
         end_all(&mut cluster);
         for node in NODES {

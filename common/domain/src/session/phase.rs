@@ -114,6 +114,50 @@ pub enum StopReason {
     StartTimeout,
     /// Its agent was cut off, and the session said to stop then.
     Disconnected,
+    /// It waited longer for a place than it was willing to.
+    PendingTimeout,
+    /// A session it was to follow did not complete.
+    DependencyFailed,
+    /// Another member of its gang ended, and a gang runs as a whole or not at all.
+    GangEnded,
+    /// Its place was taken for a session of a higher class.
+    Preempted,
+    /// It goes on elsewhere, to free a whole device.
+    Moved,
+}
+
+impl StopReason {
+    /// Whether a session stopped for this may go back to the queue instead of ending.
+    #[must_use]
+    pub fn may_requeue(self) -> bool {
+        match self {
+            Self::Drained | Self::Preempted | Self::Moved => true,
+            Self::Requested
+            | Self::TimeLimit
+            | Self::StartTimeout
+            | Self::Disconnected
+            | Self::PendingTimeout
+            | Self::DependencyFailed
+            | Self::GangEnded => false,
+        }
+    }
+
+    /// The code a session that was stopped for this ends with; empty where the outcome says it.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Requested
+            | Self::TimeLimit
+            | Self::Drained
+            | Self::StartTimeout
+            | Self::Disconnected => "",
+            Self::PendingTimeout => "PENDING_TIMEOUT",
+            Self::DependencyFailed => "DEPENDENCY_FAILED",
+            Self::GangEnded => "GANG_ENDED",
+            Self::Preempted => "PREEMPTED",
+            Self::Moved => "MOVED",
+        }
+    }
 }
 
 /// How a session ended.
@@ -161,6 +205,9 @@ pub struct Attempt {
     pub generation: u64,
     /// What it held.
     pub grant: Grant,
+    /// When it was placed; absent in records of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed_at: Option<UnixMillis>,
     /// When it ended.
     pub at: UnixMillis,
     /// Why.
@@ -288,7 +335,7 @@ fn after_pending(event: Event, now: UnixMillis) -> Option<Phase> {
             at: now,
             started: None,
             exit_code: None,
-            code: String::new(),
+            code: reason.code().to_owned(),
             message: format!("{reason} before it was placed"),
             grant: None,
         })),
@@ -371,8 +418,8 @@ fn after_stopping(
             Some(Phase::Lost { grant: grant.clone(), since: now, stopping: Some(reason), started })
         }
         Event::Abandoned { message } => Some(abandoned(grant.clone(), started, message, now)),
-        // Drained away: it goes on elsewhere.
-        Event::Requeued if reason == StopReason::Drained => Some(Phase::Pending { since: now }),
+        // It goes on elsewhere, or waits for its turn again.
+        Event::Requeued if reason.may_requeue() => Some(Phase::Pending { since: now }),
         Event::Placed(_) | Event::Requeued => None,
     }
 }
@@ -445,6 +492,10 @@ fn ended(
         Some(reason) if message.is_empty() => reason.to_string(),
         _ => message,
     };
+    let code = match stopping {
+        Some(reason) if code.is_empty() => reason.code().to_owned(),
+        _ => code,
+    };
     Phase::Ended(Ended { outcome, at: now, started, exit_code, code, message, grant: Some(grant) })
 }
 
@@ -463,8 +514,15 @@ fn abandoned(grant: Grant, started: Option<UnixMillis>, message: String, now: Un
 fn stopped_outcome(reason: StopReason) -> Outcome {
     match reason {
         StopReason::Requested => Outcome::Cancelled,
-        StopReason::StartTimeout => Outcome::Failed,
-        StopReason::TimeLimit | StopReason::Drained | StopReason::Disconnected => Outcome::Evicted,
+        StopReason::StartTimeout
+        | StopReason::PendingTimeout
+        | StopReason::DependencyFailed
+        | StopReason::GangEnded => Outcome::Failed,
+        StopReason::TimeLimit
+        | StopReason::Drained
+        | StopReason::Disconnected
+        | StopReason::Preempted
+        | StopReason::Moved => Outcome::Evicted,
     }
 }
 
@@ -491,6 +549,13 @@ impl fmt::Display for StopReason {
             Self::Drained => "stopped because its node was drained",
             Self::StartTimeout => "stopped because it did not start in time",
             Self::Disconnected => "stopped because its agent was cut off from the manager",
+            Self::PendingTimeout => "given up because no place was found in time",
+            Self::DependencyFailed => {
+                "given up because a session it was to follow did not complete"
+            }
+            Self::GangEnded => "stopped because another member of its gang ended",
+            Self::Preempted => "stopped to make room for a session of a higher class",
+            Self::Moved => "stopped to go on elsewhere",
         })
     }
 }

@@ -1,10 +1,12 @@
 //! What a person asks for when creating a session.
 
-use crate::ids::{NodeName, SessionName};
+use super::Members;
+use crate::ids::{ClassName, NodeName, ProjectName, SessionId, SessionName};
 use crate::slice::{GpuRequest, Isolation, SliceError, UnitPolicy};
+use crate::time::UnixMillis;
 use crate::units::{CpuMilli, MIB, MemoryBytes};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 /// Priorities a session may have; higher goes first.
@@ -12,6 +14,11 @@ pub const PRIORITY_RANGE: RangeInclusive<i32> = -1000..=1000;
 
 /// Longest environment, labels and command together, in bytes: a session must fit one store write.
 const MAX_TEXT_BYTES: usize = 256 * 1024;
+/// The same over all members of a group: what else a member's record holds comes on top.
+const MAX_GROUP_BYTES: usize = 768 * 1024;
+
+/// Sessions one session may wait for.
+pub const MAX_DEPENDENCIES: usize = 64;
 
 /// What was asked for; it never changes once the session exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +86,46 @@ pub struct SessionSpec {
     /// The person's own labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What its use is counted for; absent: the project `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
+    /// Its priority class; absent: `normal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassName>,
+    /// Sessions that must have ended before it may start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Dependency>,
+    /// Not before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_at: Option<UnixMillis>,
+    /// Given up after waiting this long for a place, milliseconds; counted from its create or
+    /// its start time, whichever is later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_timeout_ms: Option<u64>,
+    /// Whether it may be stopped and started elsewhere to free whole devices.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub movable: bool,
+}
+
+/// A session that must have ended first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// Which; the first of an array or a gang stands for all of its members.
+    pub session: SessionId,
+    /// How it must have ended.
+    #[serde(default)]
+    pub condition: Condition,
+}
+
+/// How a dependency must have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Completed; if it ends otherwise, what waits for it ends too.
+    #[default]
+    Ok,
+    /// Ended, however.
+    Any,
 }
 
 /// What a session is for.
@@ -218,7 +265,25 @@ impl SessionSpec {
             on_disconnect: OnDisconnect::default(),
             on_lost: OnLost::default(),
             labels: BTreeMap::new(),
+            project: None,
+            class: None,
+            after: Vec::new(),
+            start_at: None,
+            pending_timeout_ms: None,
+            movable: false,
         }
+    }
+
+    /// The project its use is counted for.
+    #[must_use]
+    pub fn project(&self) -> ProjectName {
+        self.project.clone().unwrap_or_default()
+    }
+
+    /// The name of its priority class.
+    #[must_use]
+    pub fn class(&self) -> ClassName {
+        self.class.clone().unwrap_or_default()
     }
 
     /// Checks everything that does not depend on the state of the cluster.
@@ -232,6 +297,7 @@ impl SessionSpec {
         self.check_amounts()?;
         self.check_texts()?;
         self.check_mounts()?;
+        self.check_waiting()?;
         if self.on_disconnect == OnDisconnect::Keep && self.on_lost != OnLost::Wait {
             return Err(field(
                 "--on-lost",
@@ -269,19 +335,55 @@ impl SessionSpec {
         }
     }
 
+    fn check_waiting(&self) -> Result<(), SpecError> {
+        if self.after.len() > MAX_DEPENDENCIES {
+            let rule = format!(
+                "at most {MAX_DEPENDENCIES} sessions; the first of an array stands for all of it"
+            );
+            return Err(field("--after", format!("{} sessions", self.after.len()), &rule));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.after.iter().find(|after| !seen.insert(&after.session)) {
+            return Err(field("--after", &twice.session, "name each session once"));
+        }
+        if self.pending_timeout_ms == Some(0) {
+            return Err(field("--pending-timeout", "0", "leave it out to wait without end"));
+        }
+        Ok(())
+    }
+
+    /// Checks that so many copies fit one write of the store.
+    pub(crate) fn check_copies(&self, members: Members) -> Result<(), SpecError> {
+        let copies = usize::try_from(members.count()).unwrap_or(usize::MAX);
+        let mounts = self.mounts.iter().map(|mount| mount.source.len() + mount.target.len());
+        let bytes = self.text_bytes() + mounts.sum::<usize>();
+        if copies > 1 && bytes.saturating_mul(copies) > MAX_GROUP_BYTES {
+            let rule = format!(
+                "command, environment and labels of all members together: {MAX_GROUP_BYTES} bytes"
+            );
+            return Err(field("--env", format!("{copies} times {bytes} bytes"), &rule));
+        }
+        Ok(())
+    }
+
+    fn text_bytes(&self) -> usize {
+        let maps = [&self.env, &self.labels, &self.node_labels];
+        let in_maps: usize =
+            maps.iter().flat_map(|map| map.iter()).map(|(k, v)| k.len() + v.len()).sum();
+        let in_lists: usize = self.command.iter().chain(&self.entrypoint).map(String::len).sum();
+        in_maps + in_lists
+    }
+
     fn check_texts(&self) -> Result<(), SpecError> {
         for name in self.env.keys() {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return Err(field("--env", name, "a name is not empty and has no `=`"));
             }
         }
-        let maps = [&self.env, &self.labels, &self.node_labels];
-        let in_maps: usize =
-            maps.iter().flat_map(|map| map.iter()).map(|(k, v)| k.len() + v.len()).sum();
-        let in_lists: usize = self.command.iter().chain(&self.entrypoint).map(String::len).sum();
-        if in_maps + in_lists > MAX_TEXT_BYTES {
+        let bytes = self.text_bytes();
+        if bytes > MAX_TEXT_BYTES {
             let rule = format!("command, environment and labels together: {MAX_TEXT_BYTES} bytes");
-            return Err(field("--env", format!("{} bytes", in_maps + in_lists), &rule));
+            return Err(field("--env", format!("{bytes} bytes"), &rule));
         }
         Ok(())
     }
@@ -299,7 +401,7 @@ impl SessionSpec {
     }
 }
 
-fn field(field: &'static str, value: impl ToString, rule: &str) -> SpecError {
+pub(crate) fn field(field: &'static str, value: impl ToString, rule: &str) -> SpecError {
     SpecError::Field { field, value: value.to_string(), rule: rule.to_owned() }
 }
 
@@ -338,6 +440,14 @@ mod tests {
         assert_eq!(refused(|s| s.resources.shm = Some(MemoryBytes::gib(2))).field(), "--shm");
         assert_eq!(refused(|s| s.publish = vec![0]).field(), "--publish");
         assert_eq!(refused(|s| s.time_limit_ms = Some(0)).field(), "--time-limit");
+        assert_eq!(refused(|s| s.pending_timeout_ms = Some(0)).field(), "--pending-timeout");
+        let after = |n: usize| {
+            let session = format!("abcdefg{n}").parse().unwrap();
+            Dependency { session, condition: Condition::Ok }
+        };
+        assert_eq!(refused(|s| s.after = vec![after(1), after(1)]).field(), "--after");
+        let many: Vec<Dependency> = (0..=MAX_DEPENDENCIES).map(after).collect();
+        assert_eq!(refused(|s| s.after = many).field(), "--after");
         let climbing = Mount { source: "/a/../b".into(), target: "/t".into(), read_only: true };
         assert_eq!(refused(|s| s.mounts = vec![climbing]).field(), "--volume");
     }

@@ -5,6 +5,7 @@ use crate::v1;
 use fgpu_domain::cluster::{Explanation, Refusal};
 use fgpu_domain::ids::NodeName;
 use fgpu_domain::placement::{NoPlacement, Reason};
+use fgpu_domain::project::{QuotaHit, QuotaScope};
 
 impl From<Refusal> for CallError {
     fn from(refusal: Refusal) -> Self {
@@ -44,11 +45,41 @@ fn ids(refusal: &Refusal) -> Vec<(&'static str, String)> {
             ("node", node.to_string()),
             ("other", other.to_string()),
         ],
+        Refusal::ProjectNotFound { project } | Refusal::ProjectInUse { project, .. } => {
+            vec![("project", project.to_string())]
+        }
+        Refusal::NotAMember { project, user } => {
+            vec![("project", project.to_string()), ("user", user.to_string())]
+        }
+        Refusal::ClassNotFound { class } | Refusal::ClassInUse { class, .. } => {
+            vec![("class", class.to_string())]
+        }
+        Refusal::QuotaExceeded(hit) => quota(hit),
+        Refusal::DependencyNotFound { session } => vec![("session", session.to_string())],
+        Refusal::DependencyFailed { session, outcome } => {
+            vec![("session", session.to_string()), ("outcome", outcome.to_string())]
+        }
         Refusal::MountNotAllowed { path } => vec![("path", path.clone())],
         Refusal::Spec(_) | Refusal::NeverFits(_) | Refusal::NoImage | Refusal::NoCommand => {
             Vec::new()
         }
     }
+}
+
+fn quota(hit: &QuotaHit) -> Vec<(&'static str, String)> {
+    let (project, user) = match &hit.scope {
+        QuotaScope::Project(project) => (project, None),
+        QuotaScope::User(project, user) => (project, Some(("user", user.to_string()))),
+    };
+    let mut ids = vec![
+        ("project", project.to_string()),
+        ("quota", hit.kind.to_owned()),
+        ("limit", hit.limit.clone()),
+        ("used", hit.used.clone()),
+        ("asked", hit.asked.clone()),
+    ];
+    ids.extend(user);
+    ids
 }
 
 impl From<&Explanation> for v1::ExplainSessionResponse {
@@ -97,14 +128,16 @@ fn node_reason((node, reason): &(NodeName, Reason)) -> v1::NodeReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fgpu_domain::ids::{ClassName, ProjectName, UserName};
     use fgpu_domain::placement::NeverFits;
-    use fgpu_domain::session::SpecError;
+    use fgpu_domain::session::{Outcome, SpecError};
     use fgpu_domain::slice::SliceError;
 
     #[test]
     fn every_refusal_has_a_code_of_the_table() {
         let node: NodeName = "a1".parse().unwrap();
         let session: fgpu_domain::ids::SessionId = "abcdefgh".parse().unwrap();
+        let user: UserName = "ann".parse().unwrap();
         let device: fgpu_domain::ids::DeviceUuid = "GPU-1".parse().unwrap();
         let refusals = [
             Refusal::Spec(SpecError::Slice(SliceError::Zero { what: "--fgpu" })),
@@ -125,6 +158,20 @@ mod tests {
             Refusal::NodeNameTaken { node: node.clone() },
             Refusal::DeviceNotFound { device: device.clone() },
             Refusal::DeviceTaken { device, node: node.clone(), other: node },
+            Refusal::ProjectNotFound { project: ProjectName::default() },
+            Refusal::NotAMember { project: ProjectName::default(), user: user.clone() },
+            Refusal::ProjectInUse { project: ProjectName::default(), sessions: 1 },
+            Refusal::ClassNotFound { class: ClassName::default() },
+            Refusal::ClassInUse { class: ClassName::default(), sessions: 1 },
+            Refusal::QuotaExceeded(Box::new(QuotaHit {
+                scope: QuotaScope::User(ProjectName::default(), user),
+                kind: "fgpu",
+                limit: "1".into(),
+                used: "1".into(),
+                asked: "1".into(),
+            })),
+            Refusal::DependencyNotFound { session: session.clone() },
+            Refusal::DependencyFailed { session: session.clone(), outcome: Outcome::Failed },
             Refusal::WrongPhase { session, phase: "running", rule: "x" },
         ];
         for refusal in refusals {

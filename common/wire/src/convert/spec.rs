@@ -59,6 +59,13 @@ pub fn session_spec(
         time_limit_ms: nonzero(spec.time_limit_ms),
         stop_grace_ms: nonzero(spec.stop_grace_ms).unwrap_or(DEFAULT_STOP_GRACE_MS),
         labels: spec.labels,
+        // The contract does not carry these yet.
+        project: None,
+        class: None,
+        after: Vec::new(),
+        start_at: None,
+        pending_timeout_ms: None,
+        movable: false,
     })
 }
 
