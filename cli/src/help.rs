@@ -55,7 +55,7 @@ Examples:
 
 pub(crate) const SIMULATE_HELP: &str = "\
 Examples:
-  fgpu simulate --trace replay.jsonl --policy best-fit --placements out.jsonl
+  fgpu simulate --trace replay.jsonl --policy fragmentation --placements out.jsonl
   fgpu simulate --stdio --policy binpack";
 
 pub(crate) const SIMULATE_GENERATE_HELP: &str = "\

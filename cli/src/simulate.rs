@@ -27,7 +27,7 @@ pub(crate) struct SimulateArgs {
     /// Answer pod by pod: a replay on standard input, placements on standard output
     #[arg(long)]
     stdio: bool,
-    /// How nodes are chosen: `random`, `binpack`, `spread` or `best-fit`
+    /// How nodes are chosen: `fragmentation`, `fgd`, `binpack`, `spread`, `best-fit`, `dot-product` or `random`
     #[arg(long, value_name = "POLICY", default_value_t = Policy::default())]
     policy: Policy,
     /// What `random` draws from

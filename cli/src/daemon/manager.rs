@@ -41,7 +41,11 @@ impl Settings for ManagerFlags {
         ("listen", "ADDRESS", "Address and port to listen on [default: 127.0.0.1:7070]"),
         ("advertise", "URL", "How agents and clients reach it [default: as it listens]"),
         ("data_dir", "FOLDER", "Folder for store and first token [default: /var/lib/fgpu/manager]"),
-        ("policy", "POLICY", "best-fit, binpack, spread or random [default: best-fit]"),
+        (
+            "policy",
+            "POLICY",
+            "fragmentation, binpack, spread, best-fit, dot-product, fgd or random [default: fragmentation]"
+        ),
         ("allow_shared", "true|false", "Give slices nothing enforces without being asked"),
         ("bootstrap_token_file", "FILE", "Where the first administrator's token is written"),
         (

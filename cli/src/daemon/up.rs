@@ -44,7 +44,7 @@ pub(crate) struct UpArgs {
     /// Name of the node; of several: `NAME-1`, `NAME-2`, … [default: the host name]
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
-    /// How nodes are chosen: best-fit, binpack, spread or random [default: best-fit]
+    /// How nodes are chosen: fragmentation, binpack, spread, best-fit, dot-product, fgd or random [default: fragmentation]
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
     /// One device is this many fGPU [default: 10]

@@ -56,7 +56,7 @@ pub struct ManagerSettings {
     pub advertise: Option<Text>,
     /// Folder for the store and the first token; default `/var/lib/fgpu/manager`.
     pub data_dir: Option<Text>,
-    /// `best-fit` (default), `binpack`, `spread` or `random`.
+    /// `fragmentation` (default), `binpack`, `spread`, `best-fit`, `dot-product`, `fgd` or `random`.
     pub policy: Option<Text>,
     /// `true` to give slices nothing enforces without being asked.
     pub allow_shared: Option<Text>,

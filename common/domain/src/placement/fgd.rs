@@ -10,7 +10,7 @@ use super::Request;
 use super::entry::Entry;
 use super::fit::{Prefer, ShapeFit, apart};
 use super::measure::Measure;
-use super::mix::Model;
+use super::model::Model;
 use super::score::Judged;
 
 /// Where the score passes from one integer to the next, from 51 up: `1000 × ln(s ÷ (100 − s))`
@@ -92,9 +92,9 @@ pub(super) fn judge(
 }
 
 /// `100 × sigmoid(decrease ÷ 1 device)`, truncated.
-fn steps(decrease: i128, measure: &Measure) -> i64 {
+fn steps(decrease: i64, measure: &Measure) -> i64 {
     let weight = measure.weight().max(1);
-    let reached = |step: &i64| i128::from(*step) * weight <= decrease.abs() * 1_000_000;
+    let reached = |step: &i64| *step * weight <= decrease.abs() * 1_000_000;
     let passed = i64::try_from(STEPS.partition_point(reached)).unwrap_or(i64::MAX);
     // Truncation goes down on both sides: exactly nothing is 50, the least increase 49.
     if decrease >= 0 { 50 + passed } else { 49 - passed }

@@ -13,6 +13,8 @@ use crate::slice::{Demand, GpuRequest, Isolation, Part, Split};
 pub(super) struct Fit {
     /// By position in the view's shapes; `None` where it cannot be divided so.
     shapes: Vec<Option<ShapeFit>>,
+    /// Models allowed, in lower case; empty: any.
+    models: Vec<String>,
 }
 
 /// The request on nodes of one shape.
@@ -70,11 +72,21 @@ impl Fit {
             let parts = gpu.parts(&allowed_units(gpu, view, at), count, split, view.quantum())?;
             Some(ShapeFit::new(gpu, parts, &shape.kinds))
         };
-        Self { shapes: shapes.map(fit).collect() }
+        let models = gpu.models.iter().map(|model| model.to_lowercase()).collect();
+        Self { shapes: shapes.map(fit).collect(), models }
     }
 
     pub(super) fn of(&self, entry: &Entry) -> Option<&ShapeFit> {
         self.shapes[entry.shape].as_ref()
+    }
+
+    /// Whether a device of the shape at this position is of an allowed model.
+    pub(super) fn allows_shape(&self, shape: usize, view: &View) -> bool {
+        self.models.is_empty()
+            || view.shapes().get(shape).kinds.iter().any(|kind| {
+                let model = kind.model.to_lowercase();
+                self.models.iter().any(|wanted| model.contains(wanted.as_str()))
+            })
     }
 
     /// The request on nodes of the shape at this position.
@@ -103,6 +115,26 @@ impl ShapeFit {
 
     pub(super) fn want(&self, part: usize, kind: usize) -> &Want {
         &self.wants[part * self.kinds + kind]
+    }
+
+    /// By how much `part` makes what is left on the device in `slot` more uneven: memory beyond the
+    /// compute left, or compute beyond the memory, in millionths of the device.
+    pub(super) fn growth_of_uneven(&self, part: usize, entry: &Entry, slot: usize) -> i64 {
+        let slot = &entry.slots[slot];
+        let whole = self.memory[slot.kind].max(1);
+        let demand = self.want(part, slot.kind).demand;
+        let uneven = |memory: u64, compute: u32| {
+            let memory = i128::from(memory) * 1_000_000 / i128::from(whole);
+            (memory - i128::from(compute) * 1000).abs()
+        };
+        let left = slot.free.checked_sub(demand).unwrap_or_default();
+        let after = uneven(left.memory.0, left.compute.0);
+        i64::try_from(after - uneven(slot.free.memory.0, slot.free.compute.0)).unwrap_or(0)
+    }
+
+    /// Thousandths of a device that all parts take together, on the first kind of device.
+    pub(super) fn milli(&self) -> u64 {
+        (0..self.parts.len()).map(|part| self.want(part, 0).milli).sum()
     }
 
     /// What the largest part takes of each kind of device, thousandths; `None` where it may not.

@@ -5,14 +5,19 @@
 //! idle GPU they can use counts with the weight of those whose CPU the node has left.
 
 use super::entry::Entry;
-use super::fit::Fit;
+use super::fit::ShapeFit;
+use super::model::Class;
+use super::prices::Values;
+use std::sync::Arc;
 
 /// Requests of the mix on nodes of one shape.
 #[derive(Debug, Default)]
 pub(super) struct Measure {
     demands: Vec<Demands>,
+    /// What idle GPU is counted in, by kind of device; none: thousandths of a device.
+    values: Vec<Arc<Values>>,
     /// Of the whole mix, also of what fits no node of this shape and of what needs no GPU.
-    weight: i128,
+    weight: i64,
 }
 
 /// Requests that want the same of devices.
@@ -22,7 +27,7 @@ struct Demands {
     wants: Vec<Option<u64>>,
     devices: usize,
     /// CPU asked for, ascending, with the weight of all that ask for no more.
-    cpu: Vec<(u64, i128)>,
+    cpu: Vec<(u64, i64)>,
 }
 
 /// What the requests of a mix could use of one node, before anything is placed there.
@@ -31,21 +36,20 @@ pub(super) struct Before<'a> {
     entry: &'a Entry,
     rests: &'a [u64],
     /// Per demand: idle thousandths on devices with enough left, and how many such devices.
-    usable: Vec<(u64, usize)>,
-    useful: i128,
+    usable: Vec<(i64, usize)>,
+    useful: i64,
 }
 
 impl Measure {
     /// The measure on the shape of position `shape`, of requests each with CPU, weight and fit.
-    pub(super) fn new<'a>(
-        shape: usize,
-        requests: impl Iterator<Item = (u64, u64, Option<&'a Fit>)>,
-    ) -> Self {
-        let mut measure = Self::default();
-        for (cpu, weight, fit) in requests {
-            let weight = i128::from(weight);
-            measure.weight += weight;
-            let Some(fit) = fit.and_then(|fit| fit.on_shape(shape)) else { continue };
+    pub(super) fn new(shape: usize, classes: &[Class], values: Vec<Arc<Values>>) -> Self {
+        let mut measure = Self { values, ..Self::default() };
+        for Class { cpu, weight, fit, .. } in classes {
+            // The published measure counts those without GPU: to them all of it is unusable.
+            if fit.is_some() || measure.values.is_empty() {
+                measure.weight += weight;
+            }
+            let Some(fit) = fit.as_ref().and_then(|fit| fit.on_shape(shape)) else { continue };
             let wants = fit.wants_per_kind();
             let devices = fit.parts.len();
             let known = measure
@@ -53,8 +57,10 @@ impl Measure {
                 .iter_mut()
                 .find(|demands| demands.wants == wants && demands.devices == devices);
             match known {
-                Some(demands) => demands.cpu.push((cpu, weight)),
-                None => measure.demands.push(Demands { wants, devices, cpu: vec![(cpu, weight)] }),
+                Some(demands) => demands.cpu.push((*cpu, *weight)),
+                None => {
+                    measure.demands.push(Demands { wants, devices, cpu: vec![(*cpu, *weight)] })
+                }
             }
         }
         for demands in &mut measure.demands {
@@ -69,17 +75,37 @@ impl Measure {
     }
 
     /// The weight of the whole mix.
-    pub(super) fn weight(&self) -> i128 {
+    pub(super) fn weight(&self) -> i64 {
         self.weight
     }
 
     /// What can be used of a node with `rests` left on its devices.
     pub(super) fn before<'a>(&'a self, entry: &'a Entry, rests: &'a [u64]) -> Before<'a> {
-        let usable: Vec<(u64, usize)> =
-            self.demands.iter().map(|d| d.usable(entry, rests)).collect();
+        let usable = self.demands.iter().map(|demands| {
+            let enough = rests.iter().enumerate();
+            let enough = enough.filter(|(slot, rest)| demands.wants(entry, *slot, **rest));
+            enough.fold((0, 0), |(idle, devices), (slot, rest)| {
+                (idle + self.worth(entry, slot, *rest), devices + 1)
+            })
+        });
+        let usable = usable.collect();
         let mut before = Before { measure: self, entry, rests, usable, useful: 0 };
         before.useful = before.useful(entry.node.cpu_free.0, &[]);
         before
+    }
+
+    /// What a request counts for, on the first kind of device.
+    pub(super) fn worth_of(&self, fit: &ShapeFit) -> i64 {
+        let Some(values) = self.values.first() else { return 0 };
+        (0..fit.parts.len()).map(|part| values.of(fit.want(part, 0).milli)).sum()
+    }
+
+    /// What a rest of the device in `slot` counts for.
+    pub(super) fn worth(&self, entry: &Entry, slot: usize, rest: u64) -> i64 {
+        match self.values.get(entry.slots[slot].kind) {
+            Some(values) => values.of(rest),
+            None => i64::try_from(rest).unwrap_or(i64::MAX),
+        }
     }
 }
 
@@ -88,42 +114,41 @@ impl Demands {
         self.wants[entry.slots[slot].kind].is_some_and(|milli| rest >= milli)
     }
 
-    fn usable(&self, entry: &Entry, rests: &[u64]) -> (u64, usize) {
-        let enough =
-            rests.iter().enumerate().filter(|(slot, rest)| self.wants(entry, *slot, **rest));
-        enough.fold((0, 0), |(idle, devices), (_, rest)| (idle + rest, devices + 1))
-    }
-
     /// The weight of those that ask for no more CPU than `cpu`.
-    fn weight(&self, cpu: u64) -> i128 {
+    fn weight(&self, cpu: u64) -> i64 {
         let fit = self.cpu.partition_point(|(asked, _)| *asked <= cpu);
         fit.checked_sub(1).map_or(0, |last| self.cpu[last].1)
     }
 }
 
 impl Before<'_> {
-    /// How much less the mix could not use, thousandths of a device times the weight of the mix,
-    /// once `cpu` is left and the devices in `changed` have these rests. Negative where it is more.
-    pub(super) fn decrease(&self, cpu: u64, changed: &[(usize, u64)]) -> i128 {
-        let taken: u64 = changed.iter().map(|(slot, rest)| self.rests[*slot] - rest).sum();
-        i128::from(taken) * self.measure.weight + self.useful(cpu, changed) - self.useful
+    /// How much less the mix could not use, times the weight of the mix, once `cpu` is left and the
+    /// devices in `changed` have these rests. Negative where it is more.
+    pub(super) fn decrease(&self, cpu: u64, changed: &[(usize, u64)]) -> i64 {
+        let worth = |slot: usize, rest: u64| self.measure.worth(self.entry, slot, rest);
+        let taken = changed
+            .iter()
+            .map(|(slot, rest)| worth(*slot, self.rests[*slot]) - worth(*slot, *rest));
+        taken.sum::<i64>() * self.measure.weight + self.useful(cpu, changed) - self.useful
     }
 
-    /// Idle thousandths that can be used, times weight.
-    fn useful(&self, cpu: u64, changed: &[(usize, u64)]) -> i128 {
+    /// Idle GPU that can be used, times weight.
+    fn useful(&self, cpu: u64, changed: &[(usize, u64)]) -> i64 {
         let demands = self.measure.demands.iter().zip(&self.usable);
         let useful = demands.map(|(demands, (idle, devices))| {
             let (mut idle, mut devices) = (*idle, *devices);
             for (slot, rest) in changed {
                 let before = self.rests[*slot];
                 if demands.wants(self.entry, *slot, before) {
-                    (idle, devices) = (idle - before, devices - 1);
+                    idle -= self.measure.worth(self.entry, *slot, before);
+                    devices -= 1;
                 }
                 if demands.wants(self.entry, *slot, *rest) {
-                    (idle, devices) = (idle + rest, devices + 1);
+                    idle += self.measure.worth(self.entry, *slot, *rest);
+                    devices += 1;
                 }
             }
-            if devices >= demands.devices { i128::from(idle) * demands.weight(cpu) } else { 0 }
+            if devices >= demands.devices { idle * demands.weight(cpu) } else { 0 }
         });
         useful.sum()
     }

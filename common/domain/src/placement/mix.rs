@@ -4,28 +4,29 @@
 //! same arrivals make the same mix on every machine.
 
 use super::Request;
-use super::entry::Entry;
-use super::fit::Fit;
-use super::layout::{Layout, layout};
-use super::measure::Measure;
 use super::view::{Identity, View};
 use crate::slice::GpuRequest;
-use crate::units::CpuMilli;
+use crate::units::{CpuMilli, MIB};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// What one arrival adds to the weight of its class.
-const ARRIVAL: u64 = 1 << 20;
-/// After so many arrivals all weights fade by an eighth: half of a weight is left after 5,300.
-const FADE_EVERY: u64 = 1024;
+/// What one arrival adds to the weight of its class: halving keeps the rare ones for a while.
+const ARRIVAL: u64 = 16;
+/// When so many arrivals are remembered, all weights are halved.
+const MEMORY: u64 = 16_384;
 /// Classes remembered at most.
 const MOST_CLASSES: usize = 1024;
 /// The most frequent classes that make up this share of the weight are the typical ones, percent.
-const TYPICAL_PERCENT: u128 = 95;
+const TYPICAL_PERCENT: u64 = 99;
+/// Typical classes at most.
+const MOST_TYPICAL: usize = 64;
 
-/// What has been asked for, each with its weight.
+/// What has been asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mix {
-    weights: BTreeMap<ClassKey, u64>,
+    classes: BTreeMap<ClassKey, Seen>,
+    /// Of all classes together.
+    weight: u64,
     arrivals: u64,
     /// Arrivals taken for granted.
     expected: u64,
@@ -39,18 +40,32 @@ struct ClassKey {
     gpu: Option<GpuRequest>,
 }
 
-/// The typical part of the mix, worked out for the hardware of a view.
-#[derive(Debug, Default)]
-pub(super) struct Model {
-    /// What it was worked out from.
-    basis: Option<Basis>,
-    /// By position of the shape.
-    measures: Vec<Measure>,
+/// How often a class was seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// [`ARRIVAL`] for each, faded.
+    weight: u64,
+    /// The part of the weight whose host memory is known.
+    counted: u64,
+    /// Host memory of that part, MiB times weight.
+    memory: u64,
+}
+
+/// A class among the typical ones.
+#[derive(Debug)]
+pub(super) struct Typical<'a> {
+    pub(super) cpu: CpuMilli,
+    pub(super) gpu: Option<&'a GpuRequest>,
+    pub(super) weight: u64,
+    /// The part of the weight whose host memory is known.
+    pub(super) counted: u64,
+    /// Host memory of that part, MiB times weight.
+    pub(super) memory: u64,
 }
 
 /// The view and the mix a model was worked out from.
 #[derive(Debug)]
-struct Basis {
+pub(super) struct Basis {
     view: Identity,
     hardware: u64,
     arrivals: u64,
@@ -60,16 +75,15 @@ struct Basis {
 impl Mix {
     /// Counts one arrival.
     pub(super) fn arrived(&mut self, request: &Request) {
-        self.add(request, ARRIVAL);
+        let mib = request.memory.0 / MIB;
+        self.add(request, Seen { weight: ARRIVAL, counted: ARRIVAL, memory: mib * ARRIVAL });
         self.arrivals += 1;
-        if self.arrivals.is_multiple_of(FADE_EVERY) {
-            self.weights.values_mut().for_each(|weight| *weight -= *weight / 8);
-        }
     }
 
-    /// Takes `weight` arrivals like `request` for granted.
+    /// Takes `weight` arrivals like `request` for granted; their host memory is not known.
     pub(super) fn expect(&mut self, request: &Request, weight: u64) {
-        self.add(request, weight.saturating_mul(ARRIVAL));
+        let weight = weight.min(MEMORY);
+        self.add(request, Seen { weight: weight * ARRIVAL, counted: 0, memory: 0 });
         self.expected = self.expected.saturating_add(weight);
     }
 
@@ -78,73 +92,82 @@ impl Mix {
         self.expected > 0
     }
 
-    /// Whether `model` is still what this mix means on the hardware of `view`: it is worked out
-    /// again after one arrival in eight, at first after every 32, later after every 4,096.
-    pub(super) fn is_met_by(&self, model: &Model, view: &View) -> bool {
-        model.basis.as_ref().is_some_and(|basis| {
-            let patience = (basis.arrivals / 8).clamp(32, 4096);
-            basis.view.is(view.identity())
-                && basis.hardware == view.versions().hardware
-                && basis.expected == self.expected
-                && self.arrivals - basis.arrivals < patience
-        })
+    /// Arrivals so far.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.arrivals
     }
 
-    fn add(&mut self, request: &Request, weight: u64) {
-        let key = ClassKey { cpu: request.cpu, gpu: request.gpu.clone() };
-        let sum = self.weights.entry(key).or_default();
-        *sum = sum.saturating_add(weight);
-        if self.weights.len() > MOST_CLASSES {
-            let lightest = self.weights.iter().min_by_key(|(_, weight)| **weight);
-            if let Some(lightest) = lightest.map(|(key, _)| key.clone()) {
-                self.weights.remove(&lightest);
-            }
-        }
+    /// Whether what was worked out from `basis` still holds for this mix on the hardware of `view`:
+    /// it does until one arrival in eight is new, at first 32, at last 2,048.
+    pub(super) fn is_met_by(&self, basis: &Basis, view: &View) -> bool {
+        let known = basis.arrivals.saturating_add(basis.expected);
+        basis.view.is(view.identity())
+            && basis.hardware == view.versions().hardware
+            && basis.expected == self.expected
+            && self.arrivals - basis.arrivals < (known / 8).clamp(32, MEMORY / 8)
     }
 
-    /// The typical classes on the hardware of `view`.
-    pub(super) fn model(&self, view: &View) -> Model {
-        let mut sorted: Vec<(&ClassKey, u64)> =
-            self.weights.iter().map(|(key, weight)| (key, *weight)).collect();
-        sorted.sort_by_key(|(key, weight)| (std::cmp::Reverse(*weight), *key));
-        let all: u128 = sorted.iter().map(|(_, weight)| u128::from(*weight)).sum();
-        let basis = Basis {
+    /// What is worked out now from this mix and the hardware of `view` depends on.
+    pub(super) fn basis(&self, view: &View) -> Basis {
+        Basis {
             view: view.identity().same(),
             hardware: view.versions().hardware,
             arrivals: self.arrivals,
             expected: self.expected,
-        };
-        let mut typical: Vec<(u64, u64, Option<Fit>)> = Vec::new();
-        let mut covered = 0_u128;
-        for (key, weight) in sorted {
-            if covered * 100 >= all * TYPICAL_PERCENT {
-                break;
-            }
-            covered += u128::from(weight);
-            typical.push((key.cpu.0, weight, key.fit(view)));
-        }
-        let requests = || typical.iter().map(|(cpu, weight, fit)| (*cpu, *weight, fit.as_ref()));
-        let shapes = 0..view.shapes().list().len();
-        let measures = shapes.map(|shape| Measure::new(shape, requests())).collect();
-        Model { basis: Some(basis), measures }
-    }
-}
-
-impl ClassKey {
-    /// The class on the hardware of `view`; `None` where it needs no GPU, or none can hold it.
-    fn fit(&self, view: &View) -> Option<Fit> {
-        let gpu = self.gpu.as_ref()?;
-        let request = Request { cpu: self.cpu, gpu: self.gpu.clone(), ..Request::default() };
-        match layout(&request, view) {
-            Ok(Layout::Devices(plan)) => Some(Fit::new(gpu, plan.counts[0], plan.split, view)),
-            Ok(Layout::NoGpu | Layout::NoNode) | Err(_) => None,
         }
     }
-}
 
-impl Model {
-    /// The measure of fragmentation on the node.
-    pub(super) fn measure(&self, entry: &Entry) -> Option<&Measure> {
-        self.measures.get(entry.shape)
+    /// The typical classes, the most frequent first.
+    pub(super) fn typical(&self) -> Vec<Typical<'_>> {
+        let mut sorted: Vec<(&ClassKey, &Seen)> = self.classes.iter().collect();
+        sorted.sort_by_key(|(key, seen)| (Reverse(seen.weight), *key));
+        let mut covered = 0;
+        let typical = sorted.into_iter().take(MOST_TYPICAL).take_while(|(_, seen)| {
+            let more = covered * 100 < self.weight * TYPICAL_PERCENT;
+            covered += seen.weight;
+            more
+        });
+        typical
+            .map(|(key, seen)| Typical {
+                cpu: key.cpu,
+                gpu: key.gpu.as_ref(),
+                weight: seen.weight,
+                counted: seen.counted,
+                memory: seen.memory,
+            })
+            .collect()
+    }
+
+    fn add(&mut self, request: &Request, more: Seen) {
+        let key = ClassKey { cpu: request.cpu, gpu: request.gpu.clone() };
+        let seen = self.classes.entry(key).or_default();
+        seen.weight = seen.weight.saturating_add(more.weight);
+        seen.counted = seen.counted.saturating_add(more.counted);
+        seen.memory = seen.memory.saturating_add(more.memory);
+        self.weight = self.weight.saturating_add(more.weight);
+        if self.weight >= MEMORY * ARRIVAL {
+            self.fade();
+        }
+        if self.classes.len() > MOST_CLASSES {
+            self.forget_lightest();
+        }
+    }
+
+    fn fade(&mut self) {
+        self.classes.retain(|_, seen| {
+            seen.weight /= 2;
+            seen.counted /= 2;
+            seen.memory /= 2;
+            seen.weight > 0
+        });
+        self.weight = self.classes.values().map(|seen| seen.weight).sum();
+    }
+
+    fn forget_lightest(&mut self) {
+        let lightest = self.classes.iter().min_by_key(|(_, seen)| seen.weight);
+        if let Some((key, seen)) = lightest.map(|(key, seen)| (key.clone(), seen.weight)) {
+            self.classes.remove(&key);
+            self.weight -= seen;
+        }
     }
 }

@@ -15,10 +15,13 @@ pub enum Policy {
     /// The node that is the least allocated afterwards, then its emptiest device.
     Spread,
     /// The node with the least CPU and GPU left over in absolute terms, then its fullest device.
-    #[default]
     BestFit,
     /// The node where what is asked for is most alike to what is free, then its fullest device.
     DotProduct,
+    /// The device whose rest loses least value to the requests that are expected, on a node that
+    /// keeps CPU for the GPU it has left, of a model that is not needed more elsewhere.
+    #[default]
+    Fragmentation,
     /// Fragmentation Gradient Descent as published (USENIX ATC 2023): the device where the idle GPU
     /// that typical requests cannot use grows least.
     Fgd,
@@ -34,8 +37,15 @@ pub struct PolicyError {
 
 impl Policy {
     /// All policies.
-    pub const ALL: [Self; 6] =
-        [Self::Random, Self::Binpack, Self::Spread, Self::BestFit, Self::DotProduct, Self::Fgd];
+    pub const ALL: [Self; 7] = [
+        Self::Random,
+        Self::Binpack,
+        Self::Spread,
+        Self::BestFit,
+        Self::DotProduct,
+        Self::Fgd,
+        Self::Fragmentation,
+    ];
 
     /// The name, as in configuration and on the command line.
     #[must_use]
@@ -47,12 +57,13 @@ impl Policy {
             Self::BestFit => "best-fit",
             Self::DotProduct => "dot-product",
             Self::Fgd => "fgd",
+            Self::Fragmentation => "fragmentation",
         }
     }
 
     /// Whether it weighs nodes by the requests that are expected.
     pub(super) const fn looks_at_the_mix(self) -> bool {
-        matches!(self, Self::Fgd)
+        matches!(self, Self::Fgd | Self::Fragmentation)
     }
 
     fn names() -> String {

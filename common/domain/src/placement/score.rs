@@ -4,10 +4,10 @@
 use super::entry::Entry;
 use super::filter::lacks;
 use super::fit::{Fit, Prefer, apart};
-use super::mix::Model;
+use super::model::Model;
 use super::node::NodeView;
 use super::policy::Policy;
-use super::{Request, fgd};
+use super::{Request, fgd, fragmentation};
 
 /// CPU against which `best-fit` and `dot-product` measure: 128 cores.
 const FULL_CPU_MILLI: i128 = 128_000;
@@ -39,15 +39,17 @@ pub(super) fn judge(
         Some(fit) => Some(fit.at(entry)?),
         None => None,
     };
-    if policy == Policy::Fgd {
-        return fgd::judge(request, entry, fit, model);
+    match policy {
+        Policy::Fgd => return fgd::judge(request, entry, fit, model),
+        Policy::Fragmentation => return fragmentation::judge(request, entry, fit, model),
+        _ => {}
     }
     let milli = match fit {
         Some(fit) => fit.milli_taken(entry, apart(request, entry), prefer(policy))?,
         None => 0,
     };
     let score = match policy {
-        Policy::Random | Policy::Fgd => 0,
+        Policy::Random | Policy::Fgd | Policy::Fragmentation => 0,
         Policy::Binpack => allocated_after(request, entry, milli),
         Policy::Spread => -allocated_after(request, entry, milli),
         Policy::BestFit => best_fit(request, entry, milli),
@@ -60,9 +62,12 @@ pub(super) fn judge(
 pub(super) fn prefer(policy: Policy) -> Prefer {
     match policy {
         Policy::Spread => Prefer::Emptiest,
-        Policy::Random | Policy::Binpack | Policy::BestFit | Policy::DotProduct | Policy::Fgd => {
-            Prefer::Fullest
-        }
+        Policy::Random
+        | Policy::Binpack
+        | Policy::BestFit
+        | Policy::DotProduct
+        | Policy::Fgd
+        | Policy::Fragmentation => Prefer::Fullest,
     }
 }
 

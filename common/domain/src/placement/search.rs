@@ -6,7 +6,8 @@ use super::explain::{NoPlacement, explain};
 use super::filter::{barred, miss};
 use super::fit::{Fit, apart};
 use super::kind::{Kinds, Way, ways};
-use super::mix::{Mix, Model};
+use super::mix::Mix;
+use super::model::Model;
 use super::policy::Policy;
 use super::random::SplitMix64;
 use super::reserve::{Choice, reserve};
@@ -95,8 +96,7 @@ impl Placer {
 
     /// Keeps up with the mix of requests and the hardware.
     fn refresh_model(&mut self, view: &View) {
-        if self.policy.looks_at_the_mix() && !self.mix.is_met_by(&self.model, view) {
-            self.model = self.mix.model(view);
+        if self.policy.looks_at_the_mix() && self.model.refresh(self.policy, &self.mix, view) {
             self.kinds.clear_rankings();
         }
     }
@@ -142,7 +142,9 @@ impl Placer {
                     Some(_) => continue,
                     None => judge(self.policy, request, entry, way.fit.as_ref(), &self.model),
                 };
-                if let Some(Judged { score, .. }) = score
+                let extra = self.model.extra(request, way.fit.as_ref(), entry.shape);
+                let score = score.map(|judged| judged.score.saturating_add(extra));
+                if let Some(score) = score
                     && best.is_none_or(|(top, _)| score > top)
                 {
                     best = Some((score, &entry.node.name));
@@ -181,14 +183,15 @@ fn best(
         let entry = &view.entries()[node as usize];
         judge(policy, request, entry, fit, model).map(|judged| judged.score)
     });
-    let extra = |_shape: usize| 0;
-    let (_, node) = if request.labels.is_empty() && request.avoid.is_empty() {
+    let extra = |shape: usize| model.extra(request, fit, shape);
+    let (score, node) = if request.labels.is_empty() && request.avoid.is_empty() {
         ranking.best(extra)?
     } else {
         let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
         ranking.best_allowed(view.states(), extra, allowed)?
     };
-    reserve_on(policy, request, &view.entries()[node as usize], fit, model)
+    let placement = reserve_on(policy, request, &view.entries()[node as usize], fit, model)?;
+    Some(Placement { score, ..placement })
 }
 
 fn reserve_on(

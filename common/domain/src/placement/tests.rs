@@ -255,9 +255,9 @@ fn a_policy_has_one_name_everywhere() {
         assert_eq!(policy.to_string().parse(), Ok(policy));
         assert_eq!(serde_json::to_string(&policy).unwrap(), format!("\"{policy}\""));
     }
-    assert_eq!(Policy::default(), Policy::BestFit);
+    assert_eq!(Policy::default(), Policy::Fragmentation);
     assert_eq!(
         "fifo".parse::<Policy>().unwrap_err().to_string(),
-        "no placement policy is called `fifo`: use random, binpack, spread, best-fit, dot-product, fgd"
+        "no placement policy is called `fifo`: use random, binpack, spread, best-fit, dot-product, fgd, fragmentation"
     );
 }

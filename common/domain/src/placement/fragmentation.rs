@@ -1,0 +1,119 @@
+//! The policy `fragmentation`: place where the least value is lost to what is expected next.
+//!
+//! Every rest of a device has a *value* in devices: the dual price of the cutting-stock problem
+//! over the mix of requests ([`super::prices`]). The cost of a candidate, smaller is better, is the
+//! weighted sum of
+//!
+//! - the **loss**: the value of the rest before, less that of the rest after and of what was asked.
+//!   Nothing is lost where the part is cut from a device as the best patterns of the mix cut it;
+//! - the growth and the level of what is **short**: the worth of the idle GPU of the node beyond
+//!   what its CPU and host memory can serve, at what the mix asks of them with a device;
+//! - what becomes **stranded**: the published measure of fragmentation, counted in value instead of
+//!   thousandths ([`super::measure`]); it keeps whole devices and nodes for those who need several;
+//! - an **opened** device: a part that breaks a whole device without need;
+//! - growth of what is **uneven**: memory left over beside less compute, or the other way round;
+//! - a **charge** for what is scarce ([`super::scarcity`]), the same on all nodes of a shape.
+//!
+//! The weights are flat around their values: none matters by a factor of two.
+
+use super::Request;
+use super::entry::Entry;
+use super::fit::{Prefer, ShapeFit, apart};
+use super::measure::{Before, Measure};
+use super::model::Model;
+use super::prices::WHOLE;
+use super::score::Judged;
+
+/// Weights, in hundredths. A loss is final; the rest says which of several places without loss.
+const LOSS: i64 = 250;
+const GROWTH: i64 = 50;
+const LEVEL: i64 = 10;
+const STRANDED: i64 = 8;
+const OPENED: i64 = 5;
+const UNEVEN: i64 = 50;
+
+/// A node before anything is placed there.
+struct Place<'a> {
+    request: &'a Request,
+    entry: &'a Entry,
+    model: &'a Model,
+    measure: &'a Measure,
+    rests: &'a [u64],
+    before: Before<'a>,
+    /// Value of all rests.
+    worth: i64,
+    short: i64,
+}
+
+/// The best device for `request` on a node, and what the node is worth then.
+pub(super) fn judge(
+    request: &Request,
+    entry: &Entry,
+    fit: Option<&ShapeFit>,
+    model: &Model,
+) -> Option<Judged> {
+    let measure = model.measure(entry)?;
+    let rests = entry.rests();
+    let place = Place::new(request, entry, model, measure, &rests);
+    let Some(fit) = fit else { return Some(Judged { score: -place.cost(&[]), first: None }) };
+    let apart = apart(request, entry);
+    if fit.parts.len() > 1 {
+        let (mut changed, mut lost) = (Vec::with_capacity(fit.parts.len()), 0);
+        fit.choose(entry, apart, Prefer::Fullest, |part, slot| {
+            let rest = fit.rest_after(part, entry, slot);
+            lost += place.lost(fit, part, slot, rest);
+            changed.push((slot, rest));
+        })?;
+        return Some(Judged { score: -lost - place.cost(&changed), first: None });
+    }
+    fit.best_device(entry, apart, |slot, rest| {
+        -place.lost(fit, 0, slot, rest) - place.cost(&[(slot, rest)])
+    })
+}
+
+impl<'a> Place<'a> {
+    fn new(
+        request: &'a Request,
+        entry: &'a Entry,
+        model: &'a Model,
+        measure: &'a Measure,
+        rests: &'a [u64],
+    ) -> Self {
+        let before = measure.before(entry, rests);
+        let worth = rests.iter().enumerate().map(|(slot, rest)| measure.worth(entry, slot, *rest));
+        let worth = worth.sum();
+        let short = model.short(worth, entry.node.cpu_free.0, entry.node.memory_free.0);
+        Self { request, entry, model, measure, rests, before, worth, short }
+    }
+
+    /// What the node loses once the devices in `changed` have these rests.
+    fn cost(&self, changed: &[(usize, u64)]) -> i64 {
+        let node = &self.entry.node;
+        let cpu = node.cpu_free.saturating_sub(self.request.cpu).0;
+        let memory = node.memory_free.saturating_sub(self.request.memory).0;
+        let taken = changed
+            .iter()
+            .map(|(slot, rest)| self.worth(*slot, self.rests[*slot]) - self.worth(*slot, *rest));
+        let short = self.model.short(self.worth - taken.sum::<i64>(), cpu, memory);
+        let stranded = -self.before.decrease(cpu, changed);
+        GROWTH * (short - self.short)
+            + LEVEL * short
+            + (STRANDED * stranded).div_euclid(self.measure.weight().max(1))
+    }
+
+    /// What the device in `slot` loses when `part` leaves `rest` on it.
+    fn lost(&self, fit: &ShapeFit, part: usize, slot: usize, rest: u64) -> i64 {
+        let milli = fit.want(part, self.entry.slots[slot].kind).milli;
+        if milli >= 1000 {
+            return 0;
+        }
+        let before = self.rests[slot];
+        let loss = self.worth(slot, before) - self.worth(slot, rest) - self.worth(slot, milli);
+        let opened = if before == 1000 { OPENED * WHOLE } else { 0 };
+        LOSS * loss + opened + UNEVEN * fit.growth_of_uneven(part, self.entry, slot)
+    }
+
+    fn worth(&self, slot: usize, rest: u64) -> i64 {
+        self.measure.worth(self.entry, slot, rest)
+    }
+}
