@@ -1,5 +1,6 @@
 //! Plans: what placement of one request at one moment does not answer.
 //!
+//! - [`defrag`]: moves that free whole devices and nodes.
 //! - [`gang`]: several members, all or none, close together or spread.
 //! - [`preempt`]: which running sessions should go so that a blocked one fits, least harm first.
 //! - [`reservation`]: when and where a blocked head will fit, and what may run before it.
@@ -9,6 +10,7 @@
 //! take is always tried by placement itself on a copy of that one node (a *trial*); cheap upper
 //! bounds decide which nodes are worth a trial.
 
+pub mod defrag;
 pub mod gang;
 pub mod preempt;
 pub mod reservation;
