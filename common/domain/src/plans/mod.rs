@@ -4,6 +4,7 @@
 //! - [`gang`]: several members, all or none, close together or spread.
 //! - [`preempt`]: which running sessions should go so that a blocked one fits, least harm first.
 //! - [`reservation`]: when and where a blocked head will fit, and what may run before it.
+//! - [`mod@would_fit`]: the changes with which a request would start now.
 //!
 //! Every plan is a value: nothing here changes the view it was given. The answer depends on the
 //! arguments alone, amounts are integers, and ties go to the node inserted first. What a node can
@@ -14,6 +15,7 @@ pub mod defrag;
 pub mod gang;
 pub mod preempt;
 pub mod reservation;
+pub mod would_fit;
 
 mod capacity;
 mod clear;
