@@ -86,6 +86,9 @@ impl<'a> Search<'a> {
             devices.filter_map(|key| Some((self.to_move(key)?, key.clone()))).collect();
         order.sort();
         for (_, key) in order {
+            if self.limits.tries == 0 {
+                return;
+            }
             self.free_device(&key);
         }
     }
@@ -120,6 +123,9 @@ impl<'a> Search<'a> {
             names.iter().filter_map(|name| Some((self.to_move_from(name)?, name))).collect();
         order.sort();
         for (_, name) in order {
+            if self.limits.tries == 0 {
+                return;
+            }
             self.free_node(name);
         }
     }
@@ -225,6 +231,11 @@ impl<'a> Search<'a> {
 
     /// Moves another session out of the way of this one, and then this one.
     fn exchange(&mut self, session: usize) -> bool {
+        // Looking through all sessions is work as well.
+        self.limits.tries = self.limits.tries.saturating_sub(EXCHANGES);
+        if self.limits.tries == 0 {
+            return false;
+        }
         for (other, device) in self.in_the_way(session) {
             let before = self.made.len();
             self.block(&device, true);
