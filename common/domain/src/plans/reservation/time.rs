@@ -3,11 +3,11 @@
 use super::Reservation;
 use crate::ids::NodeName;
 use crate::placement::{Allocation, NodeView, View};
-use crate::plans::capacity::in_question;
+use crate::plans::capacity::{Room, Taken, at_most_in, in_question};
 use crate::plans::clear::{Cleared, Clearing, Occupant};
 use crate::plans::gang::{Class, GangRequest, place_on};
 use crate::plans::running::{RunningSession, share};
-use crate::plans::trial::Trial;
+use crate::plans::trial::{Trial, as_u32};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,13 @@ struct End<'a> {
     session: usize,
     at: Option<UnixMillis>,
     allocation: &'a Allocation,
+    taken: Taken,
+}
+
+impl End<'_> {
+    fn by(&self, at: UnixMillis) -> bool {
+        self.at.is_some_and(|end| end <= at)
+    }
 }
 
 impl<'a> Timeline<'a> {
@@ -35,8 +42,10 @@ impl<'a> Timeline<'a> {
         for (session, running) in running.iter().enumerate() {
             // What should have ended will end any moment.
             let at = running.ends_at.map(|end| end.max(now));
-            for (node, allocation) in &running.held {
-                ends.entry(node).or_default().push(End { session, at, allocation });
+            for (name, allocation) in &running.held {
+                let Some(node) = view.get(name) else { continue };
+                let taken = Taken::of(allocation, node);
+                ends.entry(name).or_default().push(End { session, at, allocation, taken });
             }
         }
         Self { view, running, now, ends, reserved: BTreeMap::new() }
@@ -65,7 +74,7 @@ impl<'a> Timeline<'a> {
 
     /// A node at a time, were there no heads.
     pub(super) fn node_free_at(&self, name: &NodeName, at: UnixMillis) -> Option<Trial> {
-        self.after(name, |end| end.at.is_some_and(|end| end <= at))
+        self.after(name, |end| end.by(at))
     }
 
     /// A node once these sessions have ended.
@@ -115,7 +124,7 @@ impl<'a> Timeline<'a> {
                 .filter(|at| best.as_ref().is_none_or(|(best, _)| at < best))
                 .collect();
             let Some(last) = times.last() else { continue };
-            if find(*last).is_none() {
+            if self.bound(class, node, *last, 1) == 0 || find(*last).is_none() {
                 continue;
             }
             // The more has ended, the more fits.
@@ -126,26 +135,59 @@ impl<'a> Timeline<'a> {
         best.map(|(at, grant)| (at, vec![grant]))
     }
 
-    /// The earliest time at which a gang is placed, by halving the times at which anything ends.
+    /// The earliest time at which a gang is placed. Bounds say before when it cannot be; from
+    /// there on the times at which anything ends are halved.
     fn earliest_of_all(
         &self,
         gang: &GangRequest,
         classes: &[Class],
     ) -> Option<(UnixMillis, Vec<Grant>)> {
-        let nodes = self.ends.keys().copied().chain(self.reserved.keys());
-        let times: BTreeSet<UnixMillis> = nodes.flat_map(|node| self.times_of(node)).collect();
-        let times: Vec<UnixMillis> =
-            times.into_iter().chain([self.now]).collect::<BTreeSet<_>>().into_iter().collect();
-        let mut best = (*times.last()?, self.place_at(gang, classes, *times.last()?)?);
-        let (mut low, mut high) = (0, times.len() - 1);
+        let ends = self.ends.values().flatten().filter_map(|end| end.at);
+        let reserved = self.reserved.values().flatten().filter_map(|(at, _)| *at);
+        let times: BTreeSet<UnixMillis> = ends.chain(reserved).chain([self.now]).collect();
+        let times: Vec<UnixMillis> = times.into_iter().collect();
+        let first = times.partition_point(|at| !self.may_fit(gang, classes, *at));
+        let times = times.get(first..).filter(|times| !times.is_empty())?;
+        let place = |at: usize| Some((times[at], self.place_at(gang, classes, times[at])?));
+        // Mostly the bound is met.
+        if let Some(found) = place(0) {
+            return Some(found);
+        }
+        let mut best = place(times.len() - 1)?;
+        let (mut low, mut high) = (1, times.len() - 1);
         while low < high {
             let middle = low.midpoint(high);
-            match self.place_at(gang, classes, times[middle]) {
-                Some(grants) => (best, high) = ((times[middle], grants), middle),
+            match place(middle) {
+                Some(found) => (best, high) = (found, middle),
                 None => low = middle + 1,
             }
         }
         Some(best)
+    }
+
+    /// Whether all nodes together may hold each class by then: never `false` where they do.
+    fn may_fit(&self, gang: &GangRequest, classes: &[Class], at: UnixMillis) -> bool {
+        classes.iter().all(|class| {
+            let mut left = as_u32(class.members.len());
+            for node in self.view.iter().filter(|node| !gang.avoid.contains(&node.name)) {
+                left -= self.bound(class, node, at, left);
+                if left == 0 {
+                    return true;
+                }
+            }
+            false
+        })
+    }
+
+    /// How many of at most `most` members of a class a node may hold by then, heads left aside.
+    fn bound(&self, class: &Class, node: &NodeView, at: UnixMillis, most: u32) -> u32 {
+        if !in_question(&class.settled.tries()[0], node) {
+            return 0;
+        }
+        let mut room = Room::of(node);
+        let ends = self.ends.get(&node.name).into_iter().flatten();
+        ends.filter(|end| end.by(at)).for_each(|end| room.give_back(&end.taken));
+        at_most_in(&room, &class.settled, node, self.view.quantum(), most)
     }
 
     fn place_at(
@@ -154,25 +196,15 @@ impl<'a> Timeline<'a> {
         classes: &[Class],
         at: UnixMillis,
     ) -> Option<Vec<Grant>> {
-        let changed = |node: &NodeView| {
-            let ends = self.ends.get(&node.name).into_iter().flatten();
-            self.reserved.contains_key(&node.name)
-                || ends.filter_map(|end| end.at).any(|end| end <= at)
-        };
-        let later: BTreeMap<&NodeName, Option<NodeView>> = self
+        let useful =
+            |node: &&NodeView| classes.iter().any(|class| self.bound(class, node, at, 1) > 0);
+        let later: Vec<NodeView> = self
             .view
             .iter()
-            .filter(|node| changed(node))
-            .map(|node| {
-                let trial = self.node_at(&node.name, at);
-                (&node.name, trial.and_then(|trial| trial.node().cloned()))
-            })
+            .filter(useful)
+            .filter_map(|node| self.node_at(&node.name, at)?.node().cloned())
             .collect();
-        let nodes = self.view.iter().filter_map(|node| match later.get(&node.name) {
-            Some(later) => later.as_ref(),
-            None => Some(node),
-        });
-        let nodes: Vec<&NodeView> = nodes.collect();
+        let nodes: Vec<&NodeView> = later.iter().collect();
         place_on(gang, classes, &nodes, self.view.quantum()).ok().map(|placed| placed.grants)
     }
 
