@@ -36,10 +36,17 @@ pub(crate) struct SimulateArgs {
     /// Write the placement log here
     #[arg(long, value_name = "FILE", conflicts_with = "stdio")]
     placements: Option<PathBuf>,
+    /// Draw what happened over time as an SVG picture, for a replay with time
+    #[arg(long, value_name = "FILE", conflicts_with = "stdio")]
+    plot: Option<PathBuf>,
+    /// Queue by priority and age alone: projects, quotas and classes are reported and not told to
+    /// the queue
+    #[arg(long, conflicts_with = "stdio")]
+    plain_queue: bool,
     /// Measure how long decisions take
     #[arg(long, conflicts_with = "stdio")]
     timing: bool,
-    /// How to print the allocation: `table` for people, `json` for programs
+    /// How to print the report: `table` for people, `json` for programs
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     #[arg(conflicts_with = "stdio")]
     output: Format,
@@ -75,6 +82,8 @@ pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
         placements: args.placements,
         json: args.output == Format::Json,
         timing: args.timing,
+        plot: args.plot,
+        plain_queue: args.plain_queue,
     };
     let mut report = Vec::new();
     let mut progress = Replay::new();

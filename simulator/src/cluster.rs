@@ -1,15 +1,15 @@
 //! The cluster of a replay, in terms of placement.
 
 use crate::error::SimulateError;
+use crate::models::Models;
 use crate::replay::{GPU_MILLI, NodeLine, PodLine};
 use fgpu_domain::ids::{DeviceUuid, NodeName};
 use fgpu_domain::placement::{
     Allocation, DeviceView, NodeState, NodeView, Placer, Policy, Request, View,
 };
-use fgpu_domain::slice::{DeviceUnits, GpuAmount, GpuRequest, Isolation};
+use fgpu_domain::slice::{DeviceUnits, Isolation};
 use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 
 /// A cluster being filled.
 pub(crate) struct Cluster {
@@ -17,9 +17,7 @@ pub(crate) struct Cluster {
     placer: Placer,
     /// Names in the replay, by the number in the name used here.
     names: Vec<String>,
-    /// Models in the replay, numbered: a replay compares models exactly and by case, a request
-    /// does not.
-    models: BTreeMap<String, usize>,
+    models: Models,
 }
 
 /// Where a pod went.
@@ -35,14 +33,14 @@ impl Cluster {
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         let view = View::new(Fgpu(1));
         let placer = Placer::new(policy, seed);
-        Self { view, placer, names: Vec::new(), models: BTreeMap::new() }
+        Self { view, placer, names: Vec::new(), models: Models::default() }
     }
 
     /// Adds a node; `line` is where it stands, for errors.
     pub(crate) fn add(&mut self, node: &NodeLine, line: u64) -> Result<(), SimulateError> {
         let number = self.names.len();
         let name = |source| SimulateError::Name { line, node: node.name.clone(), source };
-        let model = self.model(node.gpu_model.as_deref().unwrap_or_default());
+        let model = self.models.name(node.gpu_model.as_deref().unwrap_or_default());
         let devices = (0..node.num_gpu)
             .map(|index| {
                 let uuid = DeviceUuid::new(format!("n{number}-g{index}"))?;
@@ -94,27 +92,12 @@ impl Cluster {
     }
 
     fn request(&mut self, pod: &PodLine) -> Request {
-        let gpu = NonZeroU32::new(pod.num_gpu).map(|gpus| {
-            let amount = match pod.gpu_milli {
-                GPU_MILLI => GpuAmount::Whole(gpus),
-                milli => GpuAmount::Fgpu(Fgpu(milli * u64::from(gpus.get()))),
-            };
-            let models = pod.gpu_spec.iter().map(|model| self.model(model)).collect();
-            GpuRequest { devices: Some(gpus), models, ..GpuRequest::new(amount) }
-        });
         Request {
             cpu: CpuMilli(pod.cpu_milli),
             memory: MemoryBytes::mib(pod.memory_mib),
-            gpu,
+            gpu: self.models.request(pod),
             ..Request::default()
         }
-    }
-
-    /// A name for a model that no other contains.
-    fn model(&mut self, model: &str) -> String {
-        let next = self.models.len();
-        let number = *self.models.entry(model.to_owned()).or_insert(next);
-        format!("<{number}>")
     }
 }
 
