@@ -73,6 +73,14 @@ Examples:
   fgpu simulate generate --constrained-share 20 --load 1.3 | fgpu simulate --stdio
   fgpu simulate generate --timed --nodes 12 --load 1.1 --projects 3 --time-limits --out queue.jsonl";
 
+pub(crate) const SIMULATE_SUITE_HELP: &str = "\
+Prints a table in Markdown: GPU given out when 100 % and 130 % of it have been asked for, the mean
+over all seeds; and the gain over the first policy, with that of the worst seed in brackets.
+
+Examples:
+  fgpu simulate suite --policies random,best-fit
+  fgpu simulate suite --node-list nodes.csv --pod-list pods.csv --policies spread,best-fit --only multi";
+
 pub(crate) const UP_HELP: &str = "\
 Examples:
   fgpu up

@@ -1,6 +1,7 @@
 //! `fgpu simulate`: replay a workload trace through the placement code.
 
 mod generate;
+mod suite;
 
 use std::io::{self, BufReader};
 use std::path::PathBuf;
@@ -58,12 +59,16 @@ enum SimulateCommand {
     /// Make a replay: from lists of nodes and pods, or of common kinds
     #[command(after_help = help::SIMULATE_GENERATE_HELP)]
     Generate(Box<generate::GenerateArgs>),
+    /// Compare policies on many mixes: as listed, fractions, several GPUs, constraints, CPU only
+    #[command(after_help = help::SIMULATE_SUITE_HELP)]
+    Suite(Box<suite::SuiteArgs>),
 }
 
 /// Runs `fgpu simulate`.
 pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
     match args.command {
         Some(SimulateCommand::Generate(args)) => return generate::run(*args),
+        Some(SimulateCommand::Suite(args)) => return suite::run(*args),
         None => {}
     }
     let Some(trace) = args.trace else {
@@ -86,7 +91,7 @@ pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
         plain_queue: args.plain_queue,
     };
     let mut report = Vec::new();
-    let mut progress = Replay::new();
+    let mut progress = Replay::new("pods");
     let done = fgpu_simulator::run(&options, &mut report, &mut |done, all| progress.at(done, all));
     progress.bar.finish_and_clear();
     done.map_err(failure)?;
@@ -104,11 +109,11 @@ struct Replay {
 }
 
 impl Replay {
-    fn new() -> Self {
+    fn new(what: &str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {pos} of {len} pods [{bar:30}] {eta}")
-        {
+        if let Ok(style) = ProgressStyle::with_template(&format!(
+            "{{spinner}} {{pos}} of {{len}} {what} [{{bar:30}}] {{eta}}"
+        )) {
             bar.set_style(style);
         }
         Self { bar, next: Instant::now() + Duration::from_secs(1) }

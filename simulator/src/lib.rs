@@ -18,9 +18,11 @@ mod queue;
 mod random;
 mod replay;
 mod run;
+mod suite;
 
 pub use error::SimulateError;
 pub use generate::{Fill, GenerateError, Mix, ModelWeights, Replay, Source, Timed};
 pub use meter::{FailedByKind, Level, Report, Timing};
 pub use queue::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};
 pub use run::{Outcome, SimulateOptions, run, stdio};
+pub use suite::{LevelReport, MixReport, SuiteError, SuiteOptions, SuiteReport, suite};

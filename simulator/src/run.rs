@@ -191,7 +191,7 @@ pub fn stdio(
     Ok(())
 }
 
-fn replay(
+pub(crate) fn replay(
     options: &SimulateOptions,
     header: Header,
     mut reader: Reader<impl BufRead>,
@@ -259,7 +259,7 @@ fn timing(mut times: Vec<Duration>) -> Option<Timing> {
 }
 
 /// The placement log while it is written.
-struct Log {
+pub(crate) struct Log {
     file: BufWriter<File>,
     path: PathBuf,
 }
