@@ -81,6 +81,15 @@ Examples:
   fgpu simulate suite --policies random,best-fit
   fgpu simulate suite --node-list nodes.csv --pod-list pods.csv --policies spread,best-fit --only multi";
 
+pub(crate) const SIMULATE_SPEED_HELP: &str = "\
+One pod goes and another comes, over and over, at each fill. A decision of placement alone is from
+the request to its resources being taken. With `--waiting` it is all the manager does in memory: a
+session ends, another is created, the queue is looked at, what changed is taken for the store.
+
+Examples:
+  fgpu simulate speed --nodes 5000 --devices 8
+  fgpu simulate speed --nodes 5000 --devices 8 --fill 99 --waiting 10000";
+
 pub(crate) const UP_HELP: &str = "\
 Examples:
   fgpu up

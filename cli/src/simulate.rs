@@ -1,6 +1,7 @@
 //! `fgpu simulate`: replay a workload trace through the placement code.
 
 mod generate;
+mod speed;
 mod suite;
 
 use std::io::{self, BufReader};
@@ -62,6 +63,9 @@ enum SimulateCommand {
     /// Compare policies on many mixes: as listed, fractions, several GPUs, constraints, CPU only
     #[command(after_help = help::SIMULATE_SUITE_HELP)]
     Suite(Box<suite::SuiteArgs>),
+    /// Measure how fast decisions are on a large cluster that is kept full
+    #[command(after_help = help::SIMULATE_SPEED_HELP)]
+    Speed(Box<speed::SpeedArgs>),
 }
 
 /// Runs `fgpu simulate`.
@@ -69,6 +73,7 @@ pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
     match args.command {
         Some(SimulateCommand::Generate(args)) => return generate::run(*args),
         Some(SimulateCommand::Suite(args)) => return suite::run(*args),
+        Some(SimulateCommand::Speed(args)) => return speed::run(*args),
         None => {}
     }
     let Some(trace) = args.trace else {

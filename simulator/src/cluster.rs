@@ -29,6 +29,13 @@ pub(crate) struct Place {
     pub(crate) gpus: Vec<u32>,
 }
 
+/// What a pod took, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Taken {
+    node: NodeName,
+    allocation: Allocation,
+}
+
 impl Cluster {
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         let view = View::new(Fgpu(1));
@@ -71,6 +78,16 @@ impl Cluster {
 
     /// Places a pod and takes what it needs; `None` where no node has room.
     pub(crate) fn place(&mut self, pod: &PodLine) -> Result<Option<Place>, SimulateError> {
+        let Some(taken) = self.take(pod)? else { return Ok(None) };
+        let number = |text: &str, mark| text.rsplit(mark).next().and_then(|n| n.parse().ok());
+        let slices = taken.allocation.slices.iter();
+        let gpus = slices.filter_map(|slice| number(slice.device.as_str(), 'g')).collect();
+        let node = taken.node.as_str()[1..].parse().unwrap_or(usize::MAX);
+        Ok(Some(Place { node, gpus }))
+    }
+
+    /// As [`Cluster::place`], for giving it back one day.
+    pub(crate) fn take(&mut self, pod: &PodLine) -> Result<Option<Taken>, SimulateError> {
         let request = self.request(pod);
         let Some(placement) = self.placer.find(&request, &self.view) else { return Ok(None) };
         let grant = placement.grant;
@@ -78,12 +95,15 @@ impl Cluster {
             let (pod, source) = (pod.name.clone(), Box::new(source));
             SimulateError::Refused { pod, source }
         };
-        self.view.allocate(&grant.node, &Allocation::of(&request, &grant)).map_err(refused)?;
-        let number = |text: &str, mark| text.rsplit(mark).next().and_then(|n| n.parse().ok());
-        let gpus = grant.slices.iter().filter_map(|slice| number(slice.device.as_str(), 'g'));
-        let gpus = gpus.collect();
-        let node = grant.node.as_str()[1..].parse().unwrap_or(usize::MAX);
-        Ok(Some(Place { node, gpus }))
+        let allocation = Allocation::of(&request, &grant);
+        self.view.allocate(&grant.node, &allocation).map_err(refused)?;
+        Ok(Some(Taken { node: grant.node, allocation }))
+    }
+
+    /// Gives back what a pod took.
+    pub(crate) fn give_back(&mut self, taken: &Taken) -> Result<(), SimulateError> {
+        let refused = |source| SimulateError::GiveBack { source: Box::new(source) };
+        self.view.release(&taken.node, &taken.allocation).map_err(refused)
     }
 
     /// The name of the node in the replay.

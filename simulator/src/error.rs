@@ -135,6 +135,12 @@ pub enum SimulateError {
         /// Why.
         source: Box<ViewError>,
     },
+    /// A pod that the cluster does not take back: the placement code is wrong.
+    #[error("what a pod had taken could not be given back")]
+    GiveBack {
+        /// Why.
+        source: Box<ViewError>,
+    },
     /// A name made here for a node or device is not valid.
     #[error("line {line}: no name for node {node}")]
     Name {

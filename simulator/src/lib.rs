@@ -18,6 +18,8 @@ mod queue;
 mod random;
 mod replay;
 mod run;
+mod speed;
+mod stopwatch;
 mod suite;
 
 pub use error::SimulateError;
@@ -25,4 +27,5 @@ pub use generate::{Fill, GenerateError, Mix, ModelWeights, Replay, Source, Timed
 pub use meter::{FailedByKind, Level, Report, Timing};
 pub use queue::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};
 pub use run::{Outcome, SimulateOptions, run, stdio};
+pub use speed::{Measurement, SpeedError, SpeedOptions, SpeedReport, queue_speed, speed};
 pub use suite::{LevelReport, MixReport, SuiteError, SuiteOptions, SuiteReport, suite};

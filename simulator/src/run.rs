@@ -2,15 +2,15 @@
 
 use crate::cluster::{Cluster, Place};
 use crate::error::SimulateError;
-use crate::meter::{Meter, Report, Timing};
+use crate::meter::{Meter, Report};
 use crate::queue::{self, QueueOptions, QueueReport};
 use crate::replay::{Header, Line, PodLine, Reader};
+use crate::stopwatch::{Stopwatch, timing};
 use fgpu_domain::placement::Policy;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// What to replay and what to write.
 #[derive(Debug, Clone)]
@@ -199,7 +199,7 @@ pub(crate) fn replay(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report, SimulateError> {
     let mut cluster = Cluster::new(options.policy, options.seed);
-    let (mut meter, mut times) = (Meter::default(), Vec::new());
+    let (mut meter, mut laps) = (Meter::default(), Vec::new());
     let (total, mut done) = (header.pods.unwrap_or(0), 0);
     while let Some(line) = reader.next_line()? {
         match line {
@@ -210,11 +210,9 @@ pub(crate) fn replay(
                 meter.node(&node);
             }
             Line::Pod(pod) => {
-                let start = Instant::now();
+                let watch = options.timing.then(Stopwatch::start);
                 let place = cluster.place(&pod)?;
-                if options.timing {
-                    times.push(start.elapsed());
-                }
+                laps.extend(watch.map(|watch| watch.stop()));
                 meter.pod(&pod, place.is_some());
                 if let Some(log) = log {
                     log.write(&cluster, &pod, place.as_ref())?;
@@ -229,7 +227,7 @@ pub(crate) fn replay(
         return Err(SimulateError::NoGpu);
     }
     let mut report = meter.report(header.name, options.policy.to_string(), options.seed);
-    report.timing = timing(times);
+    report.timing = timing(&laps);
     Ok(report)
 }
 
@@ -243,19 +241,6 @@ fn answer(
     let gpus = place.map(|place| place.gpus.as_slice()).unwrap_or_default();
     serde_json::to_writer(&mut *output, &Answer { pod: &pod.name, node, gpus })?;
     output.write_all(b"\n")
-}
-
-fn timing(mut times: Vec<Duration>) -> Option<Timing> {
-    times.sort_unstable();
-    let all: Duration = times.iter().sum();
-    let micros = |time: &Duration| time.as_secs_f64() * 1e6;
-    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len() - 1));
-    Some(Timing {
-        max_us: micros(times.last()?),
-        p50_us: micros(at(50)?),
-        p99_us: micros(at(99)?),
-        decisions_per_s: times.len() as f64 / all.as_secs_f64().max(f64::MIN_POSITIVE),
-    })
 }
 
 /// The placement log while it is written.

@@ -92,3 +92,19 @@ async fn a_replay_with_time_is_simulated_and_drawn() {
     let timed = tool.run(&format!("simulate --trace {} --timing", trace.display())).await;
     assert!(timed.err.contains("--timing is for replays without time"), "{}", timed.err);
 }
+
+#[tokio::test]
+async fn policies_are_compared_and_their_speed_is_measured() {
+    let tool = Tool::new();
+    let line = "simulate suite --nodes 150 --policies random,best-fit --seeds 42 --only gpu-20";
+    let ran = tool.run(line).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.starts_with("| mix | random at 100 % | best-fit at 100 % | gain |"));
+    assert!(ran.out.contains("| `multi-gpu-20` |"), "{}", ran.out);
+
+    let line = "simulate speed --nodes 10 --devices 8 --decisions 50 --fill 50 --waiting 5 -o json";
+    let ran = tool.run(line).await;
+    let report: serde_json::Value = serde_json::from_str(&ran.out).expect(&ran.err);
+    assert_eq!(report["measurements"][1]["waiting"], 5);
+    assert!(report["measurements"][0]["timing"]["decisions_per_s"].as_f64().unwrap() > 0.0);
+}

@@ -23,7 +23,8 @@ pub use timed::Timed;
 
 use crate::random::SplitMix64;
 use crate::replay::{ClassLine, JobLine, NodeLine, PodLine, ProjectLine};
-use lists::{Lists, holds};
+pub(crate) use lists::Lists;
+use lists::holds;
 use protocol::Arrivals;
 use serde::Serialize;
 use std::io::Write;
@@ -100,7 +101,7 @@ enum Out<'a> {
 
 impl Source {
     /// Reads or makes the lists, and mixes the pods.
-    fn lists(&self) -> Result<Lists, GenerateError> {
+    pub(crate) fn lists(&self) -> Result<Lists, GenerateError> {
         let mut random = SplitMix64::new(self.list_seed);
         let made = match (&self.node_list, &self.pod_list) {
             (Some(_), Some(_)) => Lists { nodes: Vec::new(), pods: Vec::new() },

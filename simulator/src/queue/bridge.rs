@@ -23,14 +23,14 @@ const LEAST_MEMORY_MIB: u64 = 6;
 
 /// Makes inputs.
 #[derive(Debug, Default)]
-pub(super) struct Bridge {
+pub(crate) struct Bridge {
     models: Models,
     /// Whether projects and classes are kept from the queue.
     plain: bool,
 }
 
 /// How the simulated cluster behaves: a device is one fGPU in steps of a thousandth.
-pub(super) fn settings(policy: Policy, seed: u64) -> Settings {
+pub(crate) fn settings(policy: Policy, seed: u64) -> Settings {
     let default = UnitRule::FgpuPerDevice(Fgpu(GPU_MILLI));
     Settings {
         units: UnitPolicy { default, by_model: BTreeMap::new(), quantum: Fgpu(1) },
@@ -41,7 +41,7 @@ pub(super) fn settings(policy: Policy, seed: u64) -> Settings {
 }
 
 /// The sessions an input made, in the order of their index.
-pub(super) fn made(applied: &Applied) -> Vec<SessionId> {
+pub(crate) fn made(applied: &Applied) -> Vec<SessionId> {
     match applied {
         Applied::Session { session, .. } => vec![session.id.clone()],
         Applied::Node(_) | Applied::Removed | Applied::Nothing => Vec::new(),
@@ -49,7 +49,7 @@ pub(super) fn made(applied: &Applied) -> Vec<SessionId> {
 }
 
 /// The position in the replay of a node that [`Bridge::register`] named.
-pub(super) fn number(node: &NodeName) -> Option<usize> {
+pub(crate) fn number(node: &NodeName) -> Option<usize> {
     node.as_str().strip_prefix('n')?.parse().ok()
 }
 
@@ -67,12 +67,12 @@ fn unsupported(job: &JobLine, plain: bool) -> Option<&'static str> {
 }
 
 impl Bridge {
-    pub(super) fn new(plain: bool) -> Self {
+    pub(crate) fn new(plain: bool) -> Self {
         Self { models: Models::default(), plain }
     }
 
     /// An agent that speaks for the first time; its node is named by its number.
-    pub(super) fn register(&mut self, number: usize, node: &NodeLine) -> Result<Input, IdError> {
+    pub(crate) fn register(&mut self, number: usize, node: &NodeLine) -> Result<Input, IdError> {
         let name = NodeName::new(format!("n{number}"))?;
         let model = self.models.name(node.gpu_model.as_deref().unwrap_or_default());
         let devices = (0..node.num_gpu).map(|index| {
@@ -98,7 +98,7 @@ impl Bridge {
     }
 
     /// What tells the cluster of a project; nothing where projects are kept from the queue.
-    pub(super) fn project(&self, project: &ProjectLine) -> Result<Option<Input>, SimulateError> {
+    pub(crate) fn project(&self, project: &ProjectLine) -> Result<Option<Input>, SimulateError> {
         if self.plain {
             return Ok(None);
         }
@@ -107,7 +107,7 @@ impl Bridge {
     }
 
     /// A person who creates what the pod asks for.
-    pub(super) fn create(&mut self, number: usize, job: &JobLine) -> Result<Input, SimulateError> {
+    pub(crate) fn create(&mut self, number: usize, job: &JobLine) -> Result<Input, SimulateError> {
         let name = &job.pod.name;
         if let Some(what) = unsupported(job, self.plain) {
             return Err(SimulateError::Unsupported { name: name.clone(), what });

@@ -4,7 +4,7 @@
 //! [`simulate`] reads the lines, [`world`] moves time, [`bridge`] is the one place that says what a
 //! line means to the domain, [`meter`] counts, [`report`] and [`table`] tell.
 
-mod bridge;
+pub(crate) mod bridge;
 mod fragmentation;
 mod job;
 mod meter;
