@@ -27,5 +27,7 @@ pub use generate::{Fill, GenerateError, Mix, ModelWeights, Replay, Source, Timed
 pub use meter::{FailedByKind, Level, Report, Timing};
 pub use queue::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};
 pub use run::{Outcome, SimulateOptions, run, stdio};
-pub use speed::{Measurement, SpeedError, SpeedOptions, SpeedReport, queue_speed, speed};
+pub use speed::{
+    Measurement, PlacementBench, SpeedError, SpeedOptions, SpeedReport, queue_speed, speed,
+};
 pub use suite::{LevelReport, MixReport, SuiteError, SuiteOptions, SuiteReport, suite};

@@ -7,7 +7,7 @@
 mod placement;
 mod queue;
 
-pub use placement::speed;
+pub use placement::{PlacementBench, speed};
 pub use queue::queue_speed;
 
 use crate::error::SimulateError;

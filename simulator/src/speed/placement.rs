@@ -4,15 +4,18 @@ use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream};
 use crate::cluster::{Cluster, Taken};
 use crate::random::SplitMix64;
 use crate::stopwatch::{Lap, Stopwatch, timing};
+use std::time::Duration;
 
 /// Pods in a row that find no place before a cluster counts as full.
 const MOST_FAILURES: usize = 2_000;
 
-struct Bench {
+/// A cluster that is kept at one fill: one pod goes, another comes.
+pub struct PlacementBench {
     cluster: Cluster,
     stream: Stream,
     random: SplitMix64,
     gauge: Gauge,
+    nodes: usize,
     /// What is taken, and its GPU.
     held: Vec<(Taken, u64)>,
 }
@@ -22,26 +25,39 @@ struct Bench {
 /// # Errors
 /// [`SpeedError`] when the cluster cannot be made.
 pub fn speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
-    let lists = options.source.lists()?;
-    let mut cluster = Cluster::new(options.policy, options.seed);
-    for (node, line) in lists.nodes.iter().zip(1..) {
-        cluster.add(node, line)?;
-    }
-    let (nodes, capacity) = (lists.nodes.len(), lists.capacity());
-    let mut bench = Bench {
-        cluster,
-        stream: Stream { pods: lists.pods, random: SplitMix64::new(options.seed) },
-        random: SplitMix64::new(options.seed ^ 1),
-        gauge: Gauge { capacity, used: 0 },
-        held: Vec::new(),
-    };
+    let mut bench = PlacementBench::new(options)?;
     let measured = options.fills.iter().map(|fill_pct| bench.measure(*fill_pct, options));
     let measurements = measured.collect::<Result<_, _>>()?;
-    let policy = options.policy.to_string();
-    Ok(SpeedReport { what: "placement", policy, nodes, gpus: capacity / 1000, measurements })
+    Ok(SpeedReport {
+        what: "placement",
+        policy: options.policy.to_string(),
+        nodes: bench.nodes,
+        gpus: bench.gauge.capacity / 1000,
+        measurements,
+    })
 }
 
-impl Bench {
+impl PlacementBench {
+    /// The cluster of `options`, empty.
+    ///
+    /// # Errors
+    /// [`SpeedError`] when it cannot be made.
+    pub fn new(options: &SpeedOptions) -> Result<Self, SpeedError> {
+        let lists = options.source.lists()?;
+        let mut cluster = Cluster::new(options.policy, options.seed);
+        for (node, line) in lists.nodes.iter().zip(1..) {
+            cluster.add(node, line)?;
+        }
+        Ok(Self {
+            cluster,
+            nodes: lists.nodes.len(),
+            gauge: Gauge { capacity: lists.capacity(), used: 0 },
+            stream: Stream { pods: lists.pods, random: SplitMix64::new(options.seed) },
+            random: SplitMix64::new(options.seed ^ 1),
+            held: Vec::new(),
+        })
+    }
+
     fn measure(
         &mut self,
         fill_pct: u32,
@@ -66,7 +82,11 @@ impl Bench {
         })
     }
 
-    fn fill(&mut self, fill_pct: u32) -> Result<(), SpeedError> {
+    /// Places pods until `fill_pct` percent of the GPU are given out, or hardly any find a place.
+    ///
+    /// # Errors
+    /// [`SpeedError`] when the cluster does not take what it placed.
+    pub fn fill(&mut self, fill_pct: u32) -> Result<(), SpeedError> {
         let mut failures = 0;
         while failures < MOST_FAILURES {
             let pod = self.stream.next();
@@ -79,6 +99,14 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// Lets as many go as the next needs; how long the decision on the next took.
+    ///
+    /// # Errors
+    /// [`SpeedError`] when the cluster does not take what it placed, or does not take it back.
+    pub fn decide(&mut self, fill_pct: u32) -> Result<Duration, SpeedError> {
+        self.exchange(fill_pct).map(|(lap, _)| lap.wall)
     }
 
     /// Lets as many go as the next needs, and measures how long the next takes.
