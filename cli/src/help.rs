@@ -54,9 +54,14 @@ Examples:
   fgpu device list --node a1 -o json";
 
 pub(crate) const SIMULATE_HELP: &str = "\
+Of a replay without time the report says how much of the cluster was given out. Of one with time
+(version 2) it says who waited how long, what was used and how evenly; docs/replay-format.md
+describes both.
+
 Examples:
   fgpu simulate --trace replay.jsonl --policy fragmentation --placements out.jsonl
-  fgpu simulate --stdio --policy binpack";
+  fgpu simulate --stdio --policy binpack
+  fgpu simulate --trace queue.jsonl --plot queue.svg";
 
 pub(crate) const SIMULATE_GENERATE_HELP: &str = "\
 The same flags give the same bytes on every machine. From the lists of the openb trace and without
@@ -65,7 +70,25 @@ shares, the replay is the one its own scripts make for that seed.
 Examples:
   fgpu simulate generate --nodes 5000 --devices 8 --out large.jsonl
   fgpu simulate generate --node-list nodes.csv --pod-list pods.csv --fractional-share 60 --seed 42
-  fgpu simulate generate --constrained-share 20 --load 1.3 | fgpu simulate --stdio";
+  fgpu simulate generate --constrained-share 20 --load 1.3 | fgpu simulate --stdio
+  fgpu simulate generate --timed --nodes 12 --load 1.1 --projects 3 --time-limits --out queue.jsonl";
+
+pub(crate) const SIMULATE_SUITE_HELP: &str = "\
+Prints a table in Markdown: GPU given out when 100 % and 130 % of it have been asked for, the mean
+over all seeds; and the gain over the first policy, with that of the worst seed in brackets.
+
+Examples:
+  fgpu simulate suite --policies random,best-fit
+  fgpu simulate suite --node-list nodes.csv --pod-list pods.csv --policies spread,best-fit --only multi";
+
+pub(crate) const SIMULATE_SPEED_HELP: &str = "\
+One pod goes and another comes, over and over, at each fill. A decision of placement alone is from
+the request to its resources being taken. With `--waiting` it is all the manager does in memory: a
+session ends, another is created, the queue is looked at, what changed is taken for the store.
+
+Examples:
+  fgpu simulate speed --nodes 5000 --devices 8
+  fgpu simulate speed --nodes 5000 --devices 8 --fill 99 --waiting 10000";
 
 pub(crate) const UP_HELP: &str = "\
 Examples:

@@ -1,6 +1,8 @@
 //! `fgpu simulate`: replay a workload trace through the placement code.
 
 mod generate;
+mod speed;
+mod suite;
 
 use std::io::{self, BufReader};
 use std::path::PathBuf;
@@ -36,10 +38,17 @@ pub(crate) struct SimulateArgs {
     /// Write the placement log here
     #[arg(long, value_name = "FILE", conflicts_with = "stdio")]
     placements: Option<PathBuf>,
+    /// Draw what happened over time as an SVG picture, for a replay with time
+    #[arg(long, value_name = "FILE", conflicts_with = "stdio")]
+    plot: Option<PathBuf>,
+    /// Queue by priority and age alone: projects, quotas and classes are reported and not told to
+    /// the queue
+    #[arg(long, conflicts_with = "stdio")]
+    plain_queue: bool,
     /// Measure how long decisions take
     #[arg(long, conflicts_with = "stdio")]
     timing: bool,
-    /// How to print the allocation: `table` for people, `json` for programs
+    /// How to print the report: `table` for people, `json` for programs
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     #[arg(conflicts_with = "stdio")]
     output: Format,
@@ -51,12 +60,20 @@ enum SimulateCommand {
     /// Make a replay: from lists of nodes and pods, or of common kinds
     #[command(after_help = help::SIMULATE_GENERATE_HELP)]
     Generate(Box<generate::GenerateArgs>),
+    /// Compare policies on many mixes: as listed, fractions, several GPUs, constraints, CPU only
+    #[command(after_help = help::SIMULATE_SUITE_HELP)]
+    Suite(Box<suite::SuiteArgs>),
+    /// Measure how fast decisions are on a large cluster that is kept full
+    #[command(after_help = help::SIMULATE_SPEED_HELP)]
+    Speed(Box<speed::SpeedArgs>),
 }
 
 /// Runs `fgpu simulate`.
 pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
     match args.command {
         Some(SimulateCommand::Generate(args)) => return generate::run(*args),
+        Some(SimulateCommand::Suite(args)) => return suite::run(*args),
+        Some(SimulateCommand::Speed(args)) => return speed::run(*args),
         None => {}
     }
     let Some(trace) = args.trace else {
@@ -75,9 +92,11 @@ pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
         placements: args.placements,
         json: args.output == Format::Json,
         timing: args.timing,
+        plot: args.plot,
+        plain_queue: args.plain_queue,
     };
     let mut report = Vec::new();
-    let mut progress = Replay::new();
+    let mut progress = Replay::new("pods");
     let done = fgpu_simulator::run(&options, &mut report, &mut |done, all| progress.at(done, all));
     progress.bar.finish_and_clear();
     done.map_err(failure)?;
@@ -95,11 +114,11 @@ struct Replay {
 }
 
 impl Replay {
-    fn new() -> Self {
+    fn new(what: &str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {pos} of {len} pods [{bar:30}] {eta}")
-        {
+        if let Ok(style) = ProgressStyle::with_template(&format!(
+            "{{spinner}} {{pos}} of {{len}} {what} [{{bar:30}}] {{eta}}"
+        )) {
             bar.set_style(style);
         }
         Self { bar, next: Instant::now() + Duration::from_secs(1) }

@@ -1,5 +1,5 @@
 //! Replays a trace: `simulate --trace FILE [--policy P] [--seed S] [--placements FILE] [--json]
-//! [--timing]`, or `simulate --stdio [--policy P] [--seed S]` to answer pod by pod.
+//! [--timing] [--plot FILE] [--plain-queue]`, or `simulate --stdio [--policy P] [--seed S]` to answer pod by pod.
 
 use fgpu_domain::placement::Policy;
 use fgpu_simulator::{SimulateOptions, run, stdio};
@@ -7,14 +7,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut options = SimulateOptions {
-        trace: PathBuf::new(),
-        policy: Policy::default(),
-        seed: 0,
-        placements: None,
-        json: false,
-        timing: false,
-    };
+    let mut options = SimulateOptions::new(PathBuf::new(), Policy::default());
     let mut by_stdio = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -25,6 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--seed" => options.seed = value()?.parse()?,
             "--placements" => options.placements = Some(value()?.into()),
             "--json" => options.json = true,
+            "--plot" => options.plot = Some(value()?.into()),
+            "--plain-queue" => options.plain_queue = true,
             "--timing" => options.timing = true,
             "--stdio" => by_stdio = true,
             _ => return Err(format!("unknown argument {argument}").into()),

@@ -1,15 +1,15 @@
 //! The cluster of a replay, in terms of placement.
 
 use crate::error::SimulateError;
+use crate::models::Models;
 use crate::replay::{ClassLine, GPU_MILLI, NodeLine, PodLine};
 use fgpu_domain::ids::{DeviceUuid, NodeName};
 use fgpu_domain::placement::{
     Allocation, DeviceView, NodeState, NodeView, Placer, Policy, Request, View,
 };
-use fgpu_domain::slice::{DeviceUnits, GpuAmount, GpuRequest, Isolation};
+use fgpu_domain::slice::{DeviceUnits, Isolation};
 use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 
 /// A cluster being filled.
 pub(crate) struct Cluster {
@@ -17,9 +17,7 @@ pub(crate) struct Cluster {
     placer: Placer,
     /// Names in the replay, by the number in the name used here.
     names: Vec<String>,
-    /// Models in the replay, numbered: a replay compares models exactly and by case, a request
-    /// does not.
-    models: BTreeMap<String, usize>,
+    models: Models,
 }
 
 /// Where a pod went.
@@ -31,18 +29,25 @@ pub(crate) struct Place {
     pub(crate) gpus: Vec<u32>,
 }
 
+/// What a pod took, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Taken {
+    node: NodeName,
+    allocation: Allocation,
+}
+
 impl Cluster {
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         let view = View::new(Fgpu(1));
         let placer = Placer::new(policy, seed);
-        Self { view, placer, names: Vec::new(), models: BTreeMap::new() }
+        Self { view, placer, names: Vec::new(), models: Models::default() }
     }
 
     /// Adds a node; `line` is where it stands, for errors.
     pub(crate) fn add(&mut self, node: &NodeLine, line: u64) -> Result<(), SimulateError> {
         let number = self.names.len();
         let name = |source| SimulateError::Name { line, node: node.name.clone(), source };
-        let model = self.model(node.gpu_model.as_deref().unwrap_or_default());
+        let model = self.models.name(node.gpu_model.as_deref().unwrap_or_default());
         let devices = (0..node.num_gpu)
             .map(|index| {
                 let uuid = DeviceUuid::new(format!("n{number}-g{index}"))?;
@@ -73,9 +78,17 @@ impl Cluster {
 
     /// Places a pod and takes what it needs; `None` where no node has room.
     pub(crate) fn place(&mut self, pod: &PodLine) -> Result<Option<Place>, SimulateError> {
-        let memory = MemoryBytes::mib(pod.memory_mib);
-        let request =
-            self.request(pod.cpu_milli, memory, pod.num_gpu, pod.gpu_milli, &pod.gpu_spec);
+        let Some(taken) = self.take(pod)? else { return Ok(None) };
+        let number = |text: &str, mark| text.rsplit(mark).next().and_then(|n| n.parse().ok());
+        let slices = taken.allocation.slices.iter();
+        let gpus = slices.filter_map(|slice| number(slice.device.as_str(), 'g')).collect();
+        let node = taken.node.as_str()[1..].parse().unwrap_or(usize::MAX);
+        Ok(Some(Place { node, gpus }))
+    }
+
+    /// As [`Cluster::place`], for giving it back one day.
+    pub(crate) fn take(&mut self, pod: &PodLine) -> Result<Option<Taken>, SimulateError> {
+        let request = self.request(pod);
         self.placer.arrived(&request);
         let Some(placement) = self.placer.find(&request, &self.view) else { return Ok(None) };
         let grant = placement.grant;
@@ -83,12 +96,15 @@ impl Cluster {
             let (pod, source) = (pod.name.clone(), Box::new(source));
             SimulateError::Refused { pod, source }
         };
-        self.view.allocate(&grant.node, &Allocation::of(&request, &grant)).map_err(refused)?;
-        let number = |text: &str, mark| text.rsplit(mark).next().and_then(|n| n.parse().ok());
-        let gpus = grant.slices.iter().filter_map(|slice| number(slice.device.as_str(), 'g'));
-        let gpus = gpus.collect();
-        let node = grant.node.as_str()[1..].parse().unwrap_or(usize::MAX);
-        Ok(Some(Place { node, gpus }))
+        let allocation = Allocation::of(&request, &grant);
+        self.view.allocate(&grant.node, &allocation).map_err(refused)?;
+        Ok(Some(Taken { node: grant.node, allocation }))
+    }
+
+    /// Gives back what a pod took.
+    pub(crate) fn give_back(&mut self, taken: &Taken) -> Result<(), SimulateError> {
+        let refused = |source| SimulateError::GiveBack { source: Box::new(source) };
+        self.view.release(&taken.node, &taken.allocation).map_err(refused)
     }
 
     /// The name of the node in the replay.
@@ -98,35 +114,25 @@ impl Cluster {
 
     /// Tells the policy what the cluster usually sees.
     pub(crate) fn expect(&mut self, class: &ClassLine) {
-        let ClassLine { cpu_milli, num_gpu, gpu_milli, gpu_spec, weight } = class;
-        let request = self.request(*cpu_milli, MemoryBytes::ZERO, *num_gpu, *gpu_milli, gpu_spec);
-        self.placer.expect(&request, *weight);
+        let pod = PodLine {
+            name: String::new(),
+            cpu_milli: class.cpu_milli,
+            memory_mib: 0,
+            num_gpu: class.num_gpu,
+            gpu_milli: class.gpu_milli,
+            gpu_spec: class.gpu_spec.clone(),
+        };
+        let request = self.request(&pod);
+        self.placer.expect(&request, class.weight);
     }
 
-    fn request(
-        &mut self,
-        cpu_milli: u64,
-        memory: MemoryBytes,
-        num_gpu: u32,
-        gpu_milli: u64,
-        gpu_spec: &[String],
-    ) -> Request {
-        let gpu = NonZeroU32::new(num_gpu).map(|gpus| {
-            let amount = match gpu_milli {
-                GPU_MILLI => GpuAmount::Whole(gpus),
-                milli => GpuAmount::Fgpu(Fgpu(milli * u64::from(gpus.get()))),
-            };
-            let models = gpu_spec.iter().map(|model| self.model(model)).collect();
-            GpuRequest { devices: Some(gpus), models, ..GpuRequest::new(amount) }
-        });
-        Request { cpu: CpuMilli(cpu_milli), memory, gpu, ..Request::default() }
-    }
-
-    /// A name for a model that no other contains.
-    fn model(&mut self, model: &str) -> String {
-        let next = self.models.len();
-        let number = *self.models.entry(model.to_owned()).or_insert(next);
-        format!("<{number}>")
+    fn request(&mut self, pod: &PodLine) -> Request {
+        Request {
+            cpu: CpuMilli(pod.cpu_milli),
+            memory: MemoryBytes::mib(pod.memory_mib),
+            gpu: self.models.request(pod),
+            ..Request::default()
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a replay cannot be simulated.
 
+use fgpu_domain::cluster::Refusal;
 use fgpu_domain::ids::IdError;
 use fgpu_domain::placement::ViewError;
 use std::io;
@@ -35,7 +36,10 @@ pub enum SimulateError {
         source: serde_json::Error,
     },
     /// A kind of line this reader does not know.
-    #[error("line {line}: unknown kind `{kind}`: use replay, node, class or pod")]
+    #[error(
+        "line {line}: unknown kind `{kind}`: use replay, node, class or pod, and project from \
+         version 2 on"
+    )]
     UnknownKind {
         /// Where.
         line: u64,
@@ -43,17 +47,20 @@ pub enum SimulateError {
         kind: String,
     },
     /// A version of the format this reader does not know.
-    #[error("line {line}: version {version} of the format is unknown, this reader knows {known}")]
+    #[error("line {line}: version {version} of the format is unknown, this reader knows 1 and 2")]
     UnknownVersion {
         /// Where.
         line: u64,
         /// The version.
         version: u64,
-        /// The one known.
-        known: u64,
     },
+    /// A replay with time where nothing can wait.
+    #[error("a replay of version 2 has time and cannot be answered pod by pod: use `--trace`")]
+    Timed,
     /// Lines are out of order.
-    #[error("line {line}: a {kind} line cannot stand here: the order is replay, node, class, pod")]
+    #[error(
+        "line {line}: a {kind} line cannot stand here: the order is replay, node, project, class, pod"
+    )]
     Order {
         /// Where.
         line: u64,
@@ -68,10 +75,20 @@ pub enum SimulateError {
     Duplicate {
         /// Where.
         line: u64,
-        /// Node or pod.
+        /// Node, project or pod.
         what: &'static str,
         /// The name.
         name: String,
+    },
+    /// A pod or project is not as the format wants it.
+    #[error("line {line}: {name}: {rule}")]
+    Rule {
+        /// Where.
+        line: u64,
+        /// The pod or project.
+        name: String,
+        /// What is wrong, and what to do.
+        rule: String,
     },
     /// A pod asks for something the format does not allow.
     #[error("line {line}: pod {pod} asks for {milli} milli of each of {gpus} GPUs: {rule}")]
@@ -90,7 +107,7 @@ pub enum SimulateError {
     /// There are more or fewer lines than the first one says.
     #[error("the replay says {said} {what} lines, {found} are there: is the file cut off?")]
     Count {
-        /// Node or pod.
+        /// Node, project or pod.
         what: &'static str,
         /// What the `replay` line says.
         said: u64,
@@ -118,6 +135,12 @@ pub enum SimulateError {
         /// Why.
         source: Box<ViewError>,
     },
+    /// A pod that the cluster does not take back: the placement code is wrong.
+    #[error("what a pod had taken could not be given back")]
+    GiveBack {
+        /// Why.
+        source: Box<ViewError>,
+    },
     /// A name made here for a node or device is not valid.
     #[error("line {line}: no name for node {node}")]
     Name {
@@ -128,6 +151,39 @@ pub enum SimulateError {
         /// Why.
         source: IdError,
     },
+    /// A project with a name that the domain does not accept.
+    #[error("project {project} cannot be simulated")]
+    ProjectName {
+        /// The project.
+        project: String,
+        /// Why.
+        source: IdError,
+    },
+    /// A pod with a user, project or class that the domain does not accept.
+    #[error("pod {pod} cannot be simulated")]
+    PodName {
+        /// The pod.
+        pod: String,
+        /// Why.
+        source: IdError,
+    },
+    /// An input that the cluster refuses: the simulation is wrong, or two nodes clash.
+    #[error("the simulated cluster refused what its agents said")]
+    Input {
+        /// Why.
+        source: Box<Refusal>,
+    },
+    /// What a replay with time has no use for.
+    #[error("{flag} is for replays without time, and this one is of version 2")]
+    OnlyWithoutTime {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A plot of something without time.
+    #[error(
+        "a replay of version 1 has no time, so there is nothing to plot: see `fgpu simulate generate --timed`"
+    )]
+    NoTime,
     /// The report, an answer or the placement log could not be written.
     #[error("could not write {what}")]
     Write {

@@ -13,11 +13,21 @@ mod cluster;
 mod error;
 mod generate;
 mod meter;
+mod models;
+mod queue;
 mod random;
 mod replay;
 mod run;
+mod speed;
+mod stopwatch;
+mod suite;
 
 pub use error::SimulateError;
-pub use generate::{Fill, GenerateError, Mix, ModelWeights, Replay, Source};
+pub use generate::{Fill, GenerateError, Mix, ModelWeights, Replay, Source, Timed};
 pub use meter::{FailedByKind, Level, Report, Timing};
-pub use run::{SimulateOptions, run, stdio};
+pub use queue::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};
+pub use run::{Outcome, SimulateOptions, run, stdio};
+pub use speed::{
+    Measurement, PlacementBench, SpeedError, SpeedOptions, SpeedReport, queue_speed, speed,
+};
+pub use suite::{LevelReport, MixReport, SuiteError, SuiteOptions, SuiteReport, suite};

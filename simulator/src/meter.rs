@@ -70,8 +70,9 @@ pub struct FailedByKind {
     pub multi_gpu: u64,
 }
 
-/// How long decisions took: from the request to what it takes being taken.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// How long decisions took: from the request to what it takes being taken. By the clock on the wall,
+/// and by the time the processor worked on it, which other work on the machine does not lengthen.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Timing {
     /// Decisions per second of deciding.
     pub decisions_per_s: f64,
@@ -81,6 +82,12 @@ pub struct Timing {
     pub p99_us: f64,
     /// The slowest, microseconds.
     pub max_us: f64,
+    /// Decisions per second of processor time.
+    pub decisions_per_cpu_s: f64,
+    /// The median of processor time, microseconds.
+    pub p50_cpu_us: f64,
+    /// The 99th percentile of processor time, microseconds.
+    pub p99_cpu_us: f64,
 }
 
 /// Counts while a replay runs.
@@ -253,8 +260,16 @@ impl Report {
         if let Some(timing) = &self.timing {
             let _ = writeln!(
                 text,
-                "  {:.0} decisions/s; p50 {:.1} us, p99 {:.1} us, slowest {:.1} us",
-                timing.decisions_per_s, timing.p50_us, timing.p99_us, timing.max_us
+                "  {:.0} decisions/s; p50 {:.1} us, p99 {:.1} us, slowest {:.1} us; by processor \
+                 time {:.0}/s, p50 {:.1} us, p99 {:.1} us; {:.1} % of the GPU given out at the end",
+                timing.decisions_per_s,
+                timing.p50_us,
+                timing.p99_us,
+                timing.max_us,
+                timing.decisions_per_cpu_s,
+                timing.p50_cpu_us,
+                timing.p99_cpu_us,
+                self.final_alloc_pct
             );
         }
         text

@@ -2,14 +2,15 @@
 
 use crate::cluster::{Cluster, Place};
 use crate::error::SimulateError;
-use crate::meter::{Meter, Report, Timing};
-use crate::replay::{Line, PodLine, Reader};
+use crate::meter::{Meter, Report};
+use crate::queue::{self, QueueOptions, QueueReport};
+use crate::replay::{Header, Line, PodLine, Reader};
+use crate::stopwatch::{Stopwatch, timing};
 use fgpu_domain::placement::Policy;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// What to replay and what to write.
 #[derive(Debug, Clone)]
@@ -26,6 +27,66 @@ pub struct SimulateOptions {
     pub json: bool,
     /// Measure how long decisions take.
     pub timing: bool,
+    /// Where to draw what happened over time, if anywhere; only for a replay with time.
+    pub plot: Option<PathBuf>,
+    /// Keep projects and classes from the queue of a replay with time.
+    pub plain_queue: bool,
+}
+
+impl SimulateOptions {
+    /// A replay of `trace` by `policy`, and nothing else asked for.
+    #[must_use]
+    pub fn new(trace: PathBuf, policy: Policy) -> Self {
+        Self {
+            trace,
+            policy,
+            seed: 0,
+            placements: None,
+            json: false,
+            timing: false,
+            plot: None,
+            plain_queue: false,
+        }
+    }
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Of version 1: how much of the cluster was given out.
+    Filled(Box<Report>),
+    /// Of version 2: who waited how long, and what was used.
+    Queued(Box<QueueReport>),
+}
+
+impl Outcome {
+    /// How much was given out, for a replay without time.
+    #[must_use]
+    pub fn filled(&self) -> Option<&Report> {
+        match self {
+            Self::Filled(report) => Some(report),
+            Self::Queued(_) => None,
+        }
+    }
+
+    /// What happened over time, for a replay with time.
+    #[must_use]
+    pub fn queued(&self) -> Option<&QueueReport> {
+        match self {
+            Self::Filled(_) => None,
+            Self::Queued(report) => Some(report),
+        }
+    }
+
+    fn print(&self, json: bool, out: &mut dyn Write) -> std::io::Result<()> {
+        match (self, json) {
+            (Self::Filled(report), true) => serde_json::to_writer_pretty(&mut *out, report)?,
+            (Self::Queued(report), true) => serde_json::to_writer_pretty(&mut *out, report)?,
+            (Self::Filled(report), false) => return out.write_all(report.table().as_bytes()),
+            (Self::Queued(report), false) => return out.write_all(report.table().as_bytes()),
+        }
+        writeln!(out)
+    }
 }
 
 /// One line of the placement log.
@@ -36,7 +97,7 @@ struct Answer<'a> {
     gpus: &'a [u32],
 }
 
-/// Replays a file, writes the placement log, and prints the report to `out`.
+/// Replays a file, writes the placement log or the plot, and prints the report to `out`.
 ///
 /// `progress` is called after every pod with how many were answered and how many there are (0
 /// where the replay does not say).
@@ -47,23 +108,57 @@ pub fn run(
     options: &SimulateOptions,
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Report, SimulateError> {
+) -> Result<Outcome, SimulateError> {
     let path = &options.trace;
     let file =
         File::open(path).map_err(|source| SimulateError::Open { path: path.clone(), source })?;
+    let mut reader = Reader::new(BufReader::new(file));
+    let header = reader.header_line()?;
+    let outcome = if header.has_time() {
+        Outcome::Queued(Box::new(queued(options, header, &mut reader, progress)?))
+    } else {
+        Outcome::Filled(Box::new(filled(options, header, reader, progress)?))
+    };
+    let written = outcome.print(options.json, out);
+    written.map_err(|source| SimulateError::Write { what: "the report".to_owned(), source })?;
+    Ok(outcome)
+}
+
+fn filled(
+    options: &SimulateOptions,
+    header: Header,
+    reader: Reader<impl BufRead>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report, SimulateError> {
+    if options.plot.is_some() {
+        return Err(SimulateError::NoTime);
+    }
     let mut log = options.placements.as_deref().map(Log::create).transpose()?;
-    let report = replay(options, Reader::new(BufReader::new(file)), &mut log, progress)?;
+    let report = replay(options, header, reader, &mut log, progress)?;
     if let Some(log) = log {
         log.finish()?;
     }
-    let written = if options.json {
-        serde_json::to_writer_pretty(&mut *out, &report)
-            .map_err(std::io::Error::from)
-            .and_then(|()| writeln!(out))
-    } else {
-        out.write_all(report.table().as_bytes())
-    };
-    written.map_err(|source| SimulateError::Write { what: "the report".to_owned(), source })?;
+    Ok(report)
+}
+
+fn queued(
+    options: &SimulateOptions,
+    header: Header,
+    reader: &mut Reader<impl BufRead>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<QueueReport, SimulateError> {
+    let refused = [("--placements", options.placements.is_some()), ("--timing", options.timing)];
+    if let Some((flag, _)) = refused.into_iter().find(|(_, given)| *given) {
+        return Err(SimulateError::OnlyWithoutTime { flag });
+    }
+    let how =
+        QueueOptions { policy: options.policy, seed: options.seed, plain: options.plain_queue };
+    let report = queue::simulate(how, header.name, reader, progress)?;
+    if let Some(path) = &options.plot {
+        let what = format!("the plot {}", path.display());
+        std::fs::write(path, report.plot())
+            .map_err(|source| SimulateError::Write { what, source })?;
+    }
     Ok(report)
 }
 
@@ -83,6 +178,7 @@ pub fn stdio(
     while let Some(line) = reader.next_line()? {
         match line {
             Line::Header(_) => {}
+            Line::Project(_) | Line::Job(_) => return Err(SimulateError::Timed),
             Line::Node(node) => cluster.add(&node, reader.line())?,
             Line::Class(class) => cluster.expect(&class),
             Line::Pod(pod) => {
@@ -96,29 +192,29 @@ pub fn stdio(
     Ok(())
 }
 
-fn replay(
+pub(crate) fn replay(
     options: &SimulateOptions,
+    header: Header,
     mut reader: Reader<impl BufRead>,
     log: &mut Option<Log>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report, SimulateError> {
     let mut cluster = Cluster::new(options.policy, options.seed);
-    let (mut meter, mut times) = (Meter::default(), Vec::new());
-    let (mut name, mut total, mut done) = (String::new(), 0, 0);
+    let (mut meter, mut laps) = (Meter::default(), Vec::new());
+    let (total, mut done) = (header.pods.unwrap_or(0), 0);
     while let Some(line) = reader.next_line()? {
         match line {
-            Line::Header(header) => (name, total) = (header.name, header.pods.unwrap_or(0)),
+            Line::Header(_) => {}
+            Line::Project(_) | Line::Job(_) => return Err(SimulateError::Timed),
             Line::Node(node) => {
                 cluster.add(&node, reader.line())?;
                 meter.node(&node);
             }
             Line::Class(class) => cluster.expect(&class),
             Line::Pod(pod) => {
-                let start = Instant::now();
+                let watch = options.timing.then(Stopwatch::start);
                 let place = cluster.place(&pod)?;
-                if options.timing {
-                    times.push(start.elapsed());
-                }
+                laps.extend(watch.map(|watch| watch.stop()));
                 meter.pod(&pod, place.is_some());
                 if let Some(log) = log {
                     log.write(&cluster, &pod, place.as_ref())?;
@@ -132,8 +228,8 @@ fn replay(
     if !meter.has_gpu() {
         return Err(SimulateError::NoGpu);
     }
-    let mut report = meter.report(name, options.policy.to_string(), options.seed);
-    report.timing = timing(times);
+    let mut report = meter.report(header.name, options.policy.to_string(), options.seed);
+    report.timing = timing(&laps);
     Ok(report)
 }
 
@@ -149,21 +245,8 @@ fn answer(
     output.write_all(b"\n")
 }
 
-fn timing(mut times: Vec<Duration>) -> Option<Timing> {
-    times.sort_unstable();
-    let all: Duration = times.iter().sum();
-    let micros = |time: &Duration| time.as_secs_f64() * 1e6;
-    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len() - 1));
-    Some(Timing {
-        max_us: micros(times.last()?),
-        p50_us: micros(at(50)?),
-        p99_us: micros(at(99)?),
-        decisions_per_s: times.len() as f64 / all.as_secs_f64().max(f64::MIN_POSITIVE),
-    })
-}
-
 /// The placement log while it is written.
-struct Log {
+pub(crate) struct Log {
     file: BufWriter<File>,
     path: PathBuf,
 }

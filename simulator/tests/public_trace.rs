@@ -23,17 +23,11 @@ fn best_fit_gives_out_93_percent_of_the_public_trace_as_published() {
         .output()
         .expect("python3 is needed to make the replay: install it, or leave FGPU_TRACES unset");
     assert!(made.status.success(), "csv2jsonl.py: {}", String::from_utf8_lossy(&made.stderr));
-    let options = SimulateOptions {
-        trace: replay,
-        policy: Policy::BestFit,
-        seed: 42,
-        placements: None,
-        json: false,
-        timing: false,
-    };
+    let options = SimulateOptions { seed: 42, ..SimulateOptions::new(replay, Policy::BestFit) };
 
-    let report = run(&options, &mut Vec::new(), &mut |_, _| {}).unwrap();
+    let outcome = run(&options, &mut Vec::new(), &mut |_, _| {}).unwrap();
 
+    let report = outcome.filled().unwrap();
     let at_130 = report.levels[&130].alloc_pct;
     assert!((92.5..=93.5).contains(&at_130), "{}", report.table());
 }

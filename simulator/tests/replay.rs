@@ -22,14 +22,7 @@ const ANSWERS: &str = r#"{"pod":"p0","node":"Node_A","gpus":[0]}
 "#;
 
 fn options(trace: &Path) -> SimulateOptions {
-    SimulateOptions {
-        trace: trace.to_path_buf(),
-        policy: Policy::BestFit,
-        seed: 0,
-        placements: None,
-        json: false,
-        timing: false,
-    }
+    SimulateOptions::new(trace.to_path_buf(), Policy::BestFit)
 }
 
 fn asked(policy: Policy, replay: &str) -> Result<String, SimulateError> {
@@ -75,7 +68,8 @@ fn a_file_gives_the_same_placements_and_a_report() {
     let mut seen = Vec::new();
     let options = SimulateOptions { placements: Some(log.clone()), ..options(&trace) };
 
-    let report = run(&options, &mut out, &mut |done, total| seen.push((done, total))).unwrap();
+    let outcome = run(&options, &mut out, &mut |done, total| seen.push((done, total))).unwrap();
+    let report = outcome.filled().unwrap();
 
     assert_eq!(fs::read_to_string(log).unwrap(), ANSWERS);
     assert_eq!(seen, (1..=10).map(|done| (done, 10)).collect::<Vec<_>>());
@@ -176,8 +170,8 @@ fn what_the_format_does_not_allow_is_refused_with_its_line() {
     let cases = [
         (String::new(), "the replay is empty: it must begin with a line of kind `replay`"),
         (
-            r#"{"kind":"replay","version":2}"#.to_owned(),
-            "line 1: version 2 of the format is unknown, this reader knows 1",
+            r#"{"kind":"replay","version":3}"#.to_owned(),
+            "line 1: version 3 of the format is unknown, this reader knows 1 and 2",
         ),
         (r#"{"kind":"replay"}"#.to_owned(), "missing field `version`"),
         (pod.to_owned(), "line 1: a pod line cannot stand here"),

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use fgpu_simulator::{Fill, Mix, ModelWeights, Replay, Source};
+use fgpu_simulator::{Fill, Mix, ModelWeights, Replay, Source, Timed};
 
 use crate::failure::Failure;
 use crate::output;
+use crate::parse;
 
 /// `fgpu simulate generate`
 #[derive(Debug, Args)]
@@ -17,14 +19,17 @@ pub(crate) struct GenerateArgs {
     source: SourceArgs,
     #[command(flatten)]
     mix: MixArgs,
-    /// GPU asked for by all pods, as a multiple of what there is; 0 leaves the list as it is
-    #[arg(long, value_name = "FACTOR", default_value = "1.3", value_parser = thousandths)]
-    load: u64,
-    /// Draws the order in which pods arrive
+    #[command(flatten)]
+    timed: TimedArgs,
+    /// GPU asked for by all pods, as a multiple of what there is [default: 1.3]; with `--timed` GPU
+    /// time while they come [default: 0.9]; 0 leaves the list as it is
+    #[arg(long, value_name = "FACTOR", value_parser = thousandths)]
+    load: Option<u64>,
+    /// Draws the order in which pods arrive, and their times
     #[arg(long, value_name = "NUMBER", default_value_t = 42)]
     seed: u64,
     /// Keep nodes and pods in the order of their names
-    #[arg(long)]
+    #[arg(long, conflicts_with = "timed")]
     no_shuffle: bool,
     /// Write the replay here instead of standard output
     #[arg(long, value_name = "FILE")]
@@ -71,6 +76,36 @@ struct MixArgs {
     cpu_only_share: Option<u32>,
 }
 
+/// How pods come and go.
+#[derive(Debug, Args)]
+struct TimedArgs {
+    /// With times: pods come, wait, run and end (version 2 of the format)
+    #[arg(long)]
+    timed: bool,
+    /// How many pods come
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, requires = "timed")]
+    pods: usize,
+    /// The median of how long they run
+    #[arg(long, value_name = "TIME", default_value = "10m", requires = "timed")]
+    #[arg(value_parser = parse::some_duration)]
+    median: Duration,
+    /// Projects they belong to, of equal demand and rising weight
+    #[arg(long, value_name = "COUNT", default_value_t = 0, requires = "timed")]
+    projects: u32,
+    /// Of all pods, those in class `high`
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "timed")]
+    high_share: u32,
+    /// Of all pods, those in class `low`
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "timed")]
+    low_share: u32,
+    /// Of the pods with whole GPUs, those that are gangs of 2, 4 or 8
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "timed")]
+    gang_share: u32,
+    /// Give pods time limits: most ask for more than they need, a few for too little
+    #[arg(long, requires = "timed")]
+    time_limits: bool,
+}
+
 /// See [`ModelWeights`].
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ModelsArg {
@@ -83,8 +118,13 @@ enum ModelsArg {
 /// Runs `fgpu simulate generate`.
 pub(crate) fn run(args: GenerateArgs) -> Result<(), Failure> {
     let source = args.source.source(args.mix.mix());
-    let fill = Fill { seed: args.seed, load_milli: args.load, shuffle: !args.no_shuffle };
-    let replay = Replay::fill(&source, fill).map_err(|error| Failure::of(&error))?;
+    let replay = if args.timed.timed {
+        Replay::timed(&source, &args.timed.timed(args.seed, args.load.unwrap_or(900)))
+    } else {
+        let (load_milli, shuffle) = (args.load.unwrap_or(1300), !args.no_shuffle);
+        Replay::fill(&source, Fill { seed: args.seed, load_milli, shuffle })
+    };
+    let replay = replay.map_err(|error| Failure::of(&error))?;
     write(&replay, args.out)
 }
 
@@ -103,6 +143,22 @@ impl SourceArgs {
     pub(crate) fn source(self, mix: Mix) -> Source {
         let Self { node_list, pod_list, nodes, devices, list_seed } = self;
         Source { node_list, pod_list, nodes, devices, mix, list_seed }
+    }
+}
+
+impl TimedArgs {
+    fn timed(&self, seed: u64, load_milli: u64) -> Timed {
+        Timed {
+            seed,
+            load_milli,
+            jobs: self.pods,
+            median_ms: parse::millis(self.median),
+            projects: self.projects,
+            high_share: self.high_share,
+            low_share: self.low_share,
+            gang_share: self.gang_share,
+            time_limits: self.time_limits,
+        }
     }
 }
 

@@ -70,3 +70,41 @@ async fn a_share_that_cannot_be_is_refused_with_its_flag() {
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert!(ran.err.contains("--cpu-only-share 100 is not possible"), "{}", ran.err);
 }
+
+#[tokio::test]
+async fn a_replay_with_time_is_simulated_and_drawn() {
+    let tool = Tool::new();
+    let (trace, plot) = (tool.home().join("queue.jsonl"), tool.home().join("queue.svg"));
+    let made = tool
+        .run(&format!("simulate generate --timed --nodes 2 --pods 50 --out {}", trace.display()))
+        .await;
+    assert_eq!(made.code, 0, "{}", made.err);
+
+    let line = format!("simulate --trace {} --plot {}", trace.display(), plot.display());
+    let ran = tool.run(&line).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("50 pods in") && ran.out.contains("p95"), "{}", ran.out);
+    assert!(std::fs::read_to_string(&plot).unwrap().starts_with("<svg "));
+
+    let json = tool.run(&format!("simulate --trace {} -o json", trace.display())).await;
+    let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(report["pods"]["arrived"], 50);
+    let timed = tool.run(&format!("simulate --trace {} --timing", trace.display())).await;
+    assert!(timed.err.contains("--timing is for replays without time"), "{}", timed.err);
+}
+
+#[tokio::test]
+async fn policies_are_compared_and_their_speed_is_measured() {
+    let tool = Tool::new();
+    let line = "simulate suite --nodes 150 --policies random,best-fit --seeds 42 --only gpu-20";
+    let ran = tool.run(line).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.starts_with("| mix | random at 100 % | best-fit at 100 % | gain |"));
+    assert!(ran.out.contains("| `multi-gpu-20` |"), "{}", ran.out);
+
+    let line = "simulate speed --nodes 10 --devices 8 --decisions 50 --fill 50 --waiting 5 -o json";
+    let ran = tool.run(line).await;
+    let report: serde_json::Value = serde_json::from_str(&ran.out).expect(&ran.err);
+    assert_eq!(report["measurements"][1]["waiting"], 5);
+    assert!(report["measurements"][0]["timing"]["decisions_per_s"].as_f64().unwrap() > 0.0);
+}

@@ -9,16 +9,23 @@ mod error;
 mod lists;
 mod mix;
 mod protocol;
+mod tables;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_timed;
+mod timed;
 
 pub use error::GenerateError;
 pub use mix::{Mix, ModelWeights};
 pub(crate) use protocol::usual_classes;
+pub use timed::Timed;
 
 use crate::random::SplitMix64;
-use crate::replay::{ClassLine, NodeLine, PodLine};
-use lists::{Lists, holds};
+use crate::replay::{ClassLine, JobLine, NodeLine, PodLine, ProjectLine};
+pub(crate) use lists::Lists;
+use lists::holds;
+use protocol::Arrivals;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -54,13 +61,15 @@ pub struct Fill {
     pub shuffle: bool,
 }
 
-/// A replay of version 1 in memory.
+/// A replay in memory.
 #[derive(Debug, Clone)]
 pub struct Replay {
     header: Header,
     nodes: Vec<NodeLine>,
+    projects: Vec<ProjectLine>,
     classes: Vec<ClassLine>,
     pods: Vec<PodLine>,
+    jobs: Vec<JobLine>,
 }
 
 /// The first line, in the order in which its fields are written.
@@ -83,13 +92,16 @@ struct Header {
 enum Out<'a> {
     Replay(&'a Header),
     Node(&'a NodeLine),
+    Project(&'a ProjectLine),
     Class(&'a ClassLine),
     Pod(&'a PodLine),
+    #[serde(rename = "pod")]
+    Job(&'a JobLine),
 }
 
 impl Source {
     /// Reads or makes the lists, and mixes the pods.
-    fn lists(&self) -> Result<Lists, GenerateError> {
+    pub(crate) fn lists(&self) -> Result<Lists, GenerateError> {
         let mut random = SplitMix64::new(self.list_seed);
         let made = match (&self.node_list, &self.pod_list) {
             (Some(_), Some(_)) => Lists { nodes: Vec::new(), pods: Vec::new() },
@@ -149,7 +161,42 @@ impl Replay {
             gpu_capacity_milli: lists.capacity(),
             gpu_demand_milli: arrivals.pods.iter().map(PodLine::gpu_demand).sum(),
         };
-        Ok(Self { header, nodes: arrivals.nodes, classes, pods: arrivals.pods })
+        let Arrivals { nodes, pods } = arrivals;
+        Ok(Self { header, nodes, projects: Vec::new(), classes, pods, jobs: Vec::new() })
+    }
+
+    /// A replay of `source` with time, of version 2: pods come, wait, run and end.
+    ///
+    /// # Errors
+    /// [`GenerateError`] when a list cannot be read, a mix cannot be made of it, or a share is
+    /// more than there is.
+    pub fn timed(source: &Source, timed: &Timed) -> Result<Self, GenerateError> {
+        let shares = [
+            ("--high-share", timed.high_share),
+            ("--low-share", timed.high_share.saturating_add(timed.low_share)),
+            ("--gang-share", timed.gang_share),
+        ];
+        for (flag, percent) in shares {
+            if percent > 100 {
+                let rule = "the shares come to more than 100 %";
+                return Err(GenerateError::Share { flag, percent, rule });
+            }
+        }
+        let lists = source.lists()?;
+        let jobs = timed::jobs(&lists, timed);
+        let header = Header {
+            version: 2,
+            name: source.name(),
+            seed: timed.seed,
+            load: timed.load_milli as f64 / 1000.0,
+            shuffled: true,
+            nodes: lists.nodes.len(),
+            pods: jobs.len(),
+            gpu_capacity_milli: lists.capacity(),
+            gpu_demand_milli: jobs.iter().map(JobLine::gpu_demand).sum(),
+        };
+        let (classes, projects) = (usual_classes(&lists.pods), timed::projects(timed.projects));
+        Ok(Self { header, nodes: lists.nodes, projects, classes, pods: Vec::new(), jobs })
     }
 
     /// Writes the replay as `docs/replay-format.md` describes it.
@@ -163,8 +210,10 @@ impl Replay {
     fn try_write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let lines = std::iter::once(Out::Replay(&self.header))
             .chain(self.nodes.iter().map(Out::Node))
+            .chain(self.projects.iter().map(Out::Project))
             .chain(self.classes.iter().map(Out::Class))
-            .chain(self.pods.iter().map(Out::Pod));
+            .chain(self.pods.iter().map(Out::Pod))
+            .chain(self.jobs.iter().map(Out::Job));
         for line in lines {
             serde_json::to_writer(&mut *out, &line)?;
             out.write_all(b"\n")?;

@@ -1,0 +1,31 @@
+//! How fast decisions are: `speed POLICY NODES DEVICES [WAITING]`.
+
+use fgpu_simulator::{Source, SpeedOptions, queue_speed, speed};
+use std::error::Error;
+use std::io::Write as _;
+use std::time::Duration;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [policy, nodes, devices, waiting @ ..] = arguments.as_slice() else {
+        return Err("speed POLICY NODES DEVICES [WAITING]".into());
+    };
+    let waiting = waiting.first().map(|count| count.parse()).transpose()?;
+    let options = SpeedOptions {
+        source: Source {
+            nodes: Some(nodes.parse()?),
+            devices: Some(devices.parse()?),
+            list_seed: 1,
+            ..Source::default()
+        },
+        policy: policy.parse()?,
+        seed: 42,
+        fills: vec![50, 99],
+        decisions: 20_000,
+        at_most: Duration::from_secs(30),
+        waiting: waiting.unwrap_or(0),
+    };
+    let report = if waiting.is_some() { queue_speed(&options)? } else { speed(&options)? };
+    std::io::stdout().write_all(report.table().as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! How fast decisions are on a large cluster that is kept at one fill: half full, almost full, and
+//! with a long queue of sessions that cannot run.
+//!
+//! [`speed`] measures placement alone, [`queue_speed`] the cluster the manager runs. Both let one
+//! pod go and another come, over and over, so that the fill stays what it is.
+
+mod placement;
+mod queue;
+
+pub use placement::{PlacementBench, speed};
+pub use queue::queue_speed;
+
+use crate::error::SimulateError;
+use crate::generate::{GenerateError, Source};
+use crate::meter::Timing;
+use crate::random::SplitMix64;
+use crate::replay::PodLine;
+use fgpu_domain::placement::Policy;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct SpeedOptions {
+    /// The cluster, and the pods that come.
+    pub source: Source,
+    /// How nodes are chosen.
+    pub policy: Policy,
+    /// Draws who comes and who goes.
+    pub seed: u64,
+    /// GPU given out, percent of all; measured one after another, so lowest first is fastest.
+    pub fills: Vec<u32>,
+    /// Decisions to measure at each fill.
+    pub decisions: usize,
+    /// Measure no longer than this at each fill.
+    pub at_most: Duration,
+    /// Sessions that wait and cannot run; only for the queue.
+    pub waiting: usize,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeedError {
+    /// The cluster cannot be made.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The cluster does not behave.
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
+}
+
+/// How fast decisions were.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SpeedReport {
+    /// `placement` or `queue`.
+    pub what: &'static str,
+    /// The policy.
+    pub policy: String,
+    /// Nodes.
+    pub nodes: usize,
+    /// GPUs.
+    pub gpus: u64,
+    /// Each measurement.
+    pub measurements: Vec<Measurement>,
+}
+
+/// How fast decisions were at one fill.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measurement {
+    /// GPU to be given out, percent.
+    pub fill_pct: u32,
+    /// GPU given out, percent, at the end.
+    pub alloc_pct: f64,
+    /// Sessions that waited and could not run.
+    pub waiting: usize,
+    /// Decisions measured.
+    pub decisions: usize,
+    /// Of those, how many found a place.
+    pub placed: usize,
+    /// How long they took.
+    pub timing: Timing,
+}
+
+/// Pods that come, without end.
+struct Stream {
+    pods: Vec<PodLine>,
+    random: SplitMix64,
+}
+
+impl Stream {
+    fn next(&mut self) -> PodLine {
+        self.pods[self.random.position(self.pods.len())].clone()
+    }
+}
+
+/// How much is given out and how much shall be.
+#[derive(Debug, Clone, Copy)]
+struct Gauge {
+    capacity: u64,
+    used: u64,
+}
+
+impl Gauge {
+    fn is_full(self, fill_pct: u32, more: u64) -> bool {
+        (self.used + more) * 100 > self.capacity * u64::from(fill_pct)
+    }
+
+    fn alloc_pct(self) -> f64 {
+        100.0 * self.used as f64 / self.capacity as f64
+    }
+}
+
+impl SpeedReport {
+    /// The report for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{} with policy {}, {} nodes, {} GPUs, one thread\n  {:>6} {:>8} {:>8} {:>10} {:>8} \
+             {:>12} {:>9} {:>9} {:>10} {:>12} {:>9} {:>9}\n",
+            self.what,
+            self.policy,
+            self.nodes,
+            self.gpus,
+            "fill%",
+            "alloc%",
+            "waiting",
+            "decisions",
+            "placed%",
+            "decisions/s",
+            "p50 us",
+            "p99 us",
+            "slowest us",
+            "per CPU s",
+            "p50 CPU",
+            "p99 CPU"
+        );
+        for at in &self.measurements {
+            let placed = 100.0 * at.placed as f64 / at.decisions.max(1) as f64;
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "  {:>6} {:>8.1} {:>8} {:>10} {:>8.1} {:>12.0} {:>9.1} {:>9.1} {:>10.1} {:>12.0} {:>9.1} \
+                 {:>9.1}",
+                at.fill_pct,
+                at.alloc_pct,
+                at.waiting,
+                at.decisions,
+                placed,
+                at.timing.decisions_per_s,
+                at.timing.p50_us,
+                at.timing.p99_us,
+                at.timing.max_us,
+                at.timing.decisions_per_cpu_s,
+                at.timing.p50_cpu_us,
+                at.timing.p99_cpu_us
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> SpeedOptions {
+        SpeedOptions {
+            source: Source { nodes: Some(20), devices: Some(8), ..Source::default() },
+            policy: Policy::BestFit,
+            seed: 1,
+            fills: vec![50, 95],
+            decisions: 200,
+            at_most: Duration::from_secs(600),
+            waiting: 30,
+        }
+    }
+
+    fn check(report: &SpeedReport, waiting: &[usize]) {
+        assert_eq!((report.nodes, report.gpus), (20, 160));
+        let found: Vec<usize> = report.measurements.iter().map(|at| at.waiting).collect();
+        assert_eq!(found, waiting);
+        for at in &report.measurements {
+            assert_eq!(at.decisions, 200);
+            let fill = f64::from(at.fill_pct);
+            // One pod of eight GPUs is 5 %.
+            assert!(at.alloc_pct <= fill && at.alloc_pct > fill - 11.0, "{at:?}");
+            assert!(at.placed > 100 && at.timing.decisions_per_s > 0.0, "{at:?}");
+        }
+        assert_eq!(report.table().lines().count(), 2 + waiting.len());
+    }
+
+    #[test]
+    fn placement_is_measured_at_every_fill_and_the_fill_is_kept() {
+        check(&speed(&options()).unwrap(), &[0, 0]);
+    }
+
+    #[test]
+    fn the_queue_is_measured_without_and_with_sessions_that_cannot_run() {
+        check(&queue_speed(&options()).unwrap(), &[0, 30, 0, 30]);
+    }
+}

@@ -1,0 +1,253 @@
+//! The cluster the manager runs: a session ends, another is created, the queue is looked at, and
+//! what changed is taken for the store. Every decision measured is all of that.
+
+use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream};
+use crate::error::SimulateError;
+use crate::queue::bridge::{Bridge, made, settings};
+use crate::random::SplitMix64;
+use crate::replay::{JobLine, NodeLine, PodLine};
+use crate::stopwatch::{Lap, Stopwatch, timing};
+use fgpu_domain::cluster::{Applied, Cluster, Input};
+use fgpu_domain::ids::SessionId;
+use fgpu_domain::session::{Report, ReportState};
+use fgpu_domain::time::UnixMillis;
+
+/// The model of the one node that is held by one session for ever: who waits for it waits for ever.
+const RARE_MODEL: &str = "rare";
+const RARE_GPUS: u32 = 8;
+/// Sessions created before the queue is looked at while the cluster is filled.
+const BATCH: usize = 64;
+/// Sessions in a row that find no place before a cluster counts as full.
+const MOST_FAILURES: usize = 500;
+
+struct Bench {
+    cluster: Cluster,
+    bridge: Bridge,
+    stream: Stream,
+    random: SplitMix64,
+    gauge: Gauge,
+    created: usize,
+    held: Vec<(SessionId, u64)>,
+    now: u64,
+}
+
+/// Measures decisions of the cluster at each fill, without and with sessions that wait.
+///
+/// # Errors
+/// [`SpeedError`] when the cluster cannot be made or refuses what it should not.
+pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
+    let lists = options.source.lists()?;
+    let (nodes, capacity) = (lists.nodes.len(), lists.capacity());
+    let mut bench = Bench {
+        cluster: Cluster::new(settings(options.policy, options.seed)),
+        bridge: Bridge::new(true),
+        stream: Stream { pods: lists.pods.clone(), random: SplitMix64::new(options.seed) },
+        random: SplitMix64::new(options.seed ^ 1),
+        gauge: Gauge { capacity, used: 0 },
+        created: 0,
+        held: Vec::new(),
+        now: 0,
+    };
+    bench.register(&lists.nodes)?;
+    let mut measurements = Vec::new();
+    for fill_pct in &options.fills {
+        bench.fill(*fill_pct)?;
+        measurements.push(bench.measure(*fill_pct, 0, options)?);
+        if options.waiting > 0 {
+            let waiting = bench.make_wait(options.waiting)?;
+            measurements.push(bench.measure(*fill_pct, options.waiting, options)?);
+            for id in waiting {
+                bench.stop(id)?;
+            }
+        }
+    }
+    let policy = options.policy.to_string();
+    Ok(SpeedReport { what: "queue", policy, nodes, gpus: capacity / 1000, measurements })
+}
+
+impl Bench {
+    fn register(&mut self, nodes: &[NodeLine]) -> Result<(), SpeedError> {
+        let rare = NodeLine {
+            name: "rare".to_owned(),
+            cpu_milli: 64_000,
+            memory_mib: 512 * 1024,
+            num_gpu: RARE_GPUS,
+            gpu_model: Some(RARE_MODEL.to_owned()),
+        };
+        for (node, number) in nodes.iter().chain([&rare]).zip(0..) {
+            let name = |source| {
+                let (line, node) = (0, node.name.clone());
+                SimulateError::Name { line, node, source }
+            };
+            let input = self.bridge.register(number, node).map_err(name)?;
+            self.apply(input)?;
+        }
+        let holder = rare_pod(RARE_GPUS, 1000);
+        self.create(&holder)?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Creates sessions in batches until the cluster is as full as it shall be.
+    fn fill(&mut self, fill_pct: u32) -> Result<(), SpeedError> {
+        let mut failures = 0;
+        while failures < MOST_FAILURES {
+            let mut batch = Vec::with_capacity(BATCH);
+            let mut more = 0;
+            for _ in 0..BATCH {
+                let pod = self.stream.next();
+                if self.gauge.is_full(fill_pct, more + pod.gpu_demand()) {
+                    break;
+                }
+                more += pod.gpu_demand();
+                batch.extend(self.create(&pod)?.map(|id| (id, pod.gpu_demand())));
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.settle();
+            for (id, demand) in batch {
+                if !self.hold(id.clone(), demand) {
+                    failures += 1;
+                    self.stop(id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sessions that wait for what is held for ever, in many kinds.
+    fn make_wait(&mut self, count: usize) -> Result<Vec<SessionId>, SpeedError> {
+        let mut waiting = Vec::with_capacity(count);
+        for (number, gpus) in (0..count).zip((1..=RARE_GPUS).cycle()) {
+            let cpu_milli = 1000 + u64::try_from(number / 8 % 25).unwrap_or(0);
+            waiting.extend(self.create(&rare_pod(gpus, cpu_milli))?);
+        }
+        self.settle();
+        Ok(waiting)
+    }
+
+    fn measure(
+        &mut self,
+        fill_pct: u32,
+        waiting: usize,
+        options: &SpeedOptions,
+    ) -> Result<Measurement, SpeedError> {
+        let (mut laps, mut placed) = (Vec::with_capacity(options.decisions), 0);
+        let mut left = options.at_most;
+        while laps.len() < options.decisions && !left.is_zero() {
+            let (lap, found) = self.exchange(fill_pct)?;
+            placed += usize::from(found);
+            left = left.saturating_sub(lap.wall);
+            laps.push(lap);
+        }
+        Ok(Measurement {
+            fill_pct,
+            alloc_pct: self.gauge.alloc_pct(),
+            waiting,
+            decisions: laps.len(),
+            placed,
+            timing: timing(&laps).unwrap_or_default(),
+        })
+    }
+
+    /// Lets as many go as the next needs; measures the last of that and the next together.
+    fn exchange(&mut self, fill_pct: u32) -> Result<(Lap, bool), SpeedError> {
+        self.now += 1;
+        let pod = self.stream.next();
+        let mut start = Stopwatch::start();
+        while self.gauge.is_full(fill_pct, pod.gpu_demand()) && !self.held.is_empty() {
+            self.settle();
+            start = Stopwatch::start();
+            let (id, demand) = self.held.swap_remove(self.random.position(self.held.len()));
+            self.gauge.used -= demand;
+            self.end(id)?;
+        }
+        let created = self.create(&pod)?;
+        self.settle();
+        let lap = start.stop();
+        let Some(id) = created else { return Ok((lap, false)) };
+        let found = self.hold(id.clone(), pod.gpu_demand());
+        if !found {
+            self.stop(id)?;
+        }
+        Ok((lap, found))
+    }
+
+    fn create(&mut self, pod: &PodLine) -> Result<Option<SessionId>, SpeedError> {
+        let input = self.bridge.create(self.created, &job(pod))?;
+        self.created += 1;
+        Ok(made(&self.apply(input)?).into_iter().next())
+    }
+
+    /// Looks at the queue, and takes what changed, as for the store.
+    fn settle(&mut self) {
+        self.cluster.schedule(UnixMillis(self.now));
+        drop(self.cluster.take_changes());
+    }
+
+    /// Counts a session that has a place; `false` for one that waits.
+    fn hold(&mut self, id: SessionId, demand: u64) -> bool {
+        let session = self.cluster.session(&id);
+        let placed = session.is_some_and(|session| session.phase.grant().is_some());
+        if placed {
+            self.gauge.used += demand;
+            self.held.push((id, demand));
+        }
+        placed
+    }
+
+    /// Its agent reports that a session is gone; then its record goes.
+    fn end(&mut self, id: SessionId) -> Result<(), SpeedError> {
+        let Some(session) = self.cluster.session(&id) else { return Ok(()) };
+        let Some(node) = session.phase.grant().map(|grant| grant.node.clone()) else {
+            return Ok(());
+        };
+        let generation = session.generation;
+        let (code, message) = (String::new(), String::new());
+        let state = ReportState::Gone { exit_code: Some(0), code, message };
+        let report = Report { session: id.clone(), generation, state, grant: None };
+        self.apply(Input::Reports { node, reports: vec![report], full: false })?;
+        self.apply(Input::Remove { id })?;
+        Ok(())
+    }
+
+    /// A person gives up a session that waits.
+    fn stop(&mut self, id: SessionId) -> Result<(), SpeedError> {
+        let reason = fgpu_domain::session::StopReason::Requested;
+        self.apply(Input::Stop { id: id.clone(), reason, grace_ms: None })?;
+        self.apply(Input::Remove { id })?;
+        Ok(())
+    }
+
+    fn apply(&mut self, input: Input) -> Result<Applied, SpeedError> {
+        let applied = self.cluster.apply(input, UnixMillis(self.now));
+        let refused = |source| SimulateError::Input { source: Box::new(source) };
+        applied.map_err(refused).map_err(SpeedError::from)
+    }
+}
+
+fn rare_pod(num_gpu: u32, cpu_milli: u64) -> PodLine {
+    PodLine {
+        name: String::new(),
+        cpu_milli,
+        memory_mib: 1024,
+        num_gpu,
+        gpu_milli: 1000,
+        gpu_spec: vec![RARE_MODEL.to_owned()],
+    }
+}
+
+fn job(pod: &PodLine) -> JobLine {
+    JobLine {
+        pod: pod.clone(),
+        arrival_ms: 0,
+        duration_ms: None,
+        time_limit_ms: None,
+        priority: 0,
+        class: None,
+        project: None,
+        user: None,
+        size: 1,
+    }
+}
