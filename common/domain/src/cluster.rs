@@ -11,6 +11,7 @@
 mod accounts;
 mod create;
 mod explain;
+mod gang;
 mod index;
 mod input;
 mod nodes;
@@ -19,12 +20,18 @@ mod projects;
 mod quotas;
 mod refusal;
 mod schedule;
+mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_groups;
+#[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
+mod tests_queue;
+#[cfg(test)]
 mod tests_quotas;
+mod waiting;
 
 pub(crate) use accounts::counted;
 pub use explain::Explanation;
@@ -32,6 +39,7 @@ pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
 pub use refusal::{Refusal, RestoreError};
 pub use schedule::Desired;
+pub use waiting::Hold;
 
 use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};
@@ -181,6 +189,13 @@ impl Cluster {
     /// A [`Refusal`] with code, numbers and next step; then nothing was changed.
     pub fn apply(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
         self.now = self.now.max(now);
+        let applied = self.take(input, now);
+        // At once, so that what follows a session knows how it ended before it may be forgotten.
+        self.settle(self.now);
+        applied
+    }
+
+    fn take(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
         match input {
             Input::Create { id, spec, owner, request_id, members } => {
                 self.create(id, *spec, owner, request_id, members, now)
@@ -274,7 +289,13 @@ impl Cluster {
     /// How many sessions wait for a place.
     #[must_use]
     pub fn queue_length(&self) -> usize {
-        self.index.queue.len()
+        self.index.waiting.sessions()
+    }
+
+    /// Searches for a place made so far: what waits without anything changing for it costs none.
+    #[must_use]
+    pub fn searches(&self) -> u64 {
+        self.index.waiting.searches
     }
 
     /// The session meant by `text`: its id, the name of a live one, or a unique beginning of an id.

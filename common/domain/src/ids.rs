@@ -133,13 +133,13 @@ pub const DEFAULT_CLASS: &str = "normal";
 
 impl Default for ProjectName {
     fn default() -> Self {
-        Self(DEFAULT_PROJECT.to_owned())
+        Self(DEFAULT_PROJECT.into())
     }
 }
 
 impl Default for ClassName {
     fn default() -> Self {
-        Self(DEFAULT_CLASS.to_owned())
+        Self(DEFAULT_CLASS.into())
     }
 }
 

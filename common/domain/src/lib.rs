@@ -14,6 +14,7 @@ pub mod ids;
 pub mod node;
 pub mod placement;
 pub mod project;
+mod queue;
 pub mod reconcile;
 pub mod session;
 pub mod slice;

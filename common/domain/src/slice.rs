@@ -45,7 +45,7 @@ pub struct DeviceUnits {
 }
 
 /// The GPU part of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GpuRequest {
     /// How much.
     pub amount: GpuAmount,
@@ -61,7 +61,7 @@ pub struct GpuRequest {
 }
 
 /// How much GPU is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuAmount {
     /// Memory and compute in proportion, in fGPU, over all devices together.
@@ -78,7 +78,7 @@ pub enum GpuAmount {
 }
 
 /// How much compute a direct request asks of each device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComputeRequest {
     /// The same share as of the memory, floored to thousandths.
@@ -90,7 +90,7 @@ pub enum ComputeRequest {
 }
 
 /// How an amount is divided over several devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     /// As evenly as quanta allow (what tensor parallelism wants).

@@ -56,7 +56,7 @@ pub(super) struct Capacity {
 
 impl Account {
     /// Moves from holding `before` to holding `after`.
-    fn change(&mut self, before: Held, after: Held, now: UnixMillis) {
+    pub(super) fn change(&mut self, before: Held, after: Held, now: UnixMillis) {
         self.held = self.held.minus(before).plus(after);
         let at = self.weight(now);
         self.past = self.past.plus(Amounts::of(&before, at)).minus(Amounts::of(&after, at));

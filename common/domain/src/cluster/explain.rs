@@ -1,8 +1,12 @@
 //! Why a session waits, or where it is.
 
+use super::standings::Standings;
+use super::waiting::{Hold, unit_of};
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
 use crate::placement::NoPlacement;
+use crate::project::QuotaHit;
+use crate::queue::{Kind, Pass, Place, Queue};
 use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
 use crate::slice::Grant;
 
@@ -14,16 +18,29 @@ const NAMED_AHEAD: usize = 10;
 pub struct Explanation {
     /// In one sentence.
     pub summary: String,
-    /// Place in the queue from 1; `None` when it does not wait.
+    /// Place in the queue from 1: how soon its turn comes if all before it start. `None` when it
+    /// does not wait, or is held.
     pub queue_position: Option<usize>,
-    /// Sessions ahead of it, nearest the head first.
+    /// Sessions ahead of it, nearest the head first; a gang by its first member.
     pub ahead: Vec<SessionId>,
-    /// Where it is, or would go now.
+    /// What keeps it out of the queue.
+    pub hold: Option<Hold>,
+    /// The quota it would break now.
+    pub quota: Option<QuotaHit>,
+    /// Where it is, or would go now; of a gang the first member.
     pub grant: Option<Grant>,
     /// Why no node takes it now.
     pub refused: Option<Box<NoPlacement>>,
     /// Earlier placements.
     pub attempts: Vec<Attempt>,
+}
+
+/// Who asks for what.
+struct Asked<'a> {
+    spec: &'a SessionSpec,
+    owner: &'a UserName,
+    /// Members placed together.
+    members: u32,
 }
 
 impl Cluster {
@@ -35,19 +52,21 @@ impl Cluster {
         let session = self.get(id)?;
         let mut explanation = match &session.phase {
             Phase::Pending { .. } => {
-                let ahead: Vec<SessionId> = self
-                    .index
-                    .queue
-                    .iter()
-                    .map(|(_, _, other)| other.clone())
-                    .take_while(|other| other != id)
-                    .collect();
-                self.explain_waiting(&session.spec, ahead)
+                let members = session.group.as_ref().filter(|group| group.is_gang());
+                let members = members.map_or(1, |group| group.size);
+                let asked = Asked { spec: &session.spec, owner: &session.owner, members };
+                let hold = self.hold_of(session);
+                let queue = &self.index.waiting.queue;
+                let ahead =
+                    if hold.is_none() { self.ahead(queue, unit_of(session)) } else { Vec::new() };
+                self.explain_waiting(&asked, ahead, hold)
             }
             phase => Explanation {
                 summary: placed_summary(session),
                 queue_position: None,
                 ahead: Vec::new(),
+                hold: None,
+                quota: None,
                 grant: phase.grant().cloned(),
                 refused: None,
                 attempts: Vec::new(),
@@ -62,37 +81,122 @@ impl Cluster {
     /// # Errors
     /// The [`Refusal`] the create would get.
     pub fn dry_run(&self, spec: &SessionSpec, owner: &UserName) -> Result<Explanation, Refusal> {
-        self.check_create(spec, owner, Members::One)?;
-        let turn = |session: &Session| session.spec.priority >= spec.priority;
-        let queue = self.index.queue.iter();
-        let ahead = queue
-            .filter(|(_, _, id)| self.sessions.get(id).is_some_and(|session| turn(session)))
-            .map(|(_, _, id)| id.clone())
-            .collect();
-        Ok(self.explain_waiting(spec, ahead))
+        self.dry_run_members(spec, owner, Members::One)
     }
 
-    fn explain_waiting(&self, spec: &SessionSpec, ahead: Vec<SessionId>) -> Explanation {
-        let mut placer = self.placer.clone();
-        let answer = placer.place(&self.request(spec), &self.view);
+    /// What a create of an array or gang would do now; of an array its first member.
+    ///
+    /// # Errors
+    /// The [`Refusal`] the create would get.
+    pub fn dry_run_members(
+        &self,
+        spec: &SessionSpec,
+        owner: &UserName,
+        members: Members,
+    ) -> Result<Explanation, Refusal> {
+        self.check_create(spec, owner, members)?;
+        let members = members.at_once();
+        let asked = Asked { spec, owner, members };
+        let hold = self.hold_of_new(spec);
+        let mut queue = self.index.waiting.queue.clone();
+        let place = Place {
+            priority: self.effective_priority(spec),
+            project: spec.project(),
+            user: owner.clone(),
+            kind: queue.kind(Kind::of(spec, members), || self.request(spec)),
+            sequence: self.next_sequence,
+        };
+        let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
+        queue.enter(unit.clone(), &place);
+        let ahead = self.ahead(&queue, &unit);
+        Ok(self.explain_waiting(&asked, ahead, hold))
+    }
+
+    /// The units whose turn comes before that of `unit`, if each starts when it is its turn.
+    fn ahead(&self, queue: &Queue, unit: &SessionId) -> Vec<SessionId> {
+        let mut ahead = Vec::new();
+        let mut standings = Standings::new(self);
+        for priority in queue.priorities() {
+            let mut pass = Pass::all(queue, priority, &standings);
+            while let Some(next) = pass.next(queue, &standings) {
+                if next.unit == *unit {
+                    return ahead;
+                }
+                if let Some(session) = self.sessions.get(&next.unit) {
+                    let gang = session.group.as_ref().filter(|group| group.is_gang());
+                    let members = gang.map_or(1, |group| u64::from(group.size));
+                    let held = self.least(&session.spec).times(members);
+                    standings.count(&next.place.project, &next.place.user, held);
+                }
+                pass.took(&next, &standings);
+                ahead.push(next.unit);
+            }
+        }
+        ahead
+    }
+
+    fn explain_waiting(
+        &self,
+        asked: &Asked<'_>,
+        ahead: Vec<SessionId>,
+        hold: Option<Hold>,
+    ) -> Explanation {
+        let Asked { spec, owner, members } = asked;
+        let least = self.least(spec).times(u64::from(*members));
+        let quota = self.quota_hit(&spec.project(), owner, &least, true);
+        let (grant, refused) = self.place_now(spec, *members);
         let position = ahead.len() + 1;
-        let (grant, refused) = match answer {
-            Ok(placement) => (Some(placement.grant), None),
-            Err(refused) => (None, Some(refused)),
+        let why = match (&hold, &quota, &grant, &refused) {
+            (Some(hold), ..) => format!("held: {hold}"),
+            (None, Some(quota), ..) => format!("place {position} in the queue: {quota}"),
+            (None, None, Some(grant), _) => format!("would start now on node {}", grant.node),
+            (None, None, None, Some(refused)) => {
+                format!("place {position} in the queue: {refused}")
+            }
+            (None, None, None, None) => format!(
+                "place {position} in the queue: one member fits, but not all {members} together"
+            ),
         };
-        let summary = match (&grant, &refused) {
-            (Some(grant), _) => format!("would start now on node {}", grant.node),
-            (None, Some(refused)) => format!("place {position} in the queue: {refused}"),
-            (None, None) => String::new(),
-        };
+        let starts = hold.is_none() && quota.is_none();
         Explanation {
-            summary,
-            queue_position: Some(position),
+            summary: why,
+            queue_position: hold.is_none().then_some(position),
             ahead: ahead.into_iter().take(NAMED_AHEAD).collect(),
-            grant,
+            hold,
+            quota,
+            grant: grant.filter(|_| starts),
             refused,
             attempts: Vec::new(),
         }
+    }
+
+    /// Where `spec` would go now, or why no node takes it; neither for a gang that only fits in
+    /// part.
+    fn place_now(
+        &self,
+        spec: &SessionSpec,
+        members: u32,
+    ) -> (Option<Grant>, Option<Box<NoPlacement>>) {
+        let request = self.request(spec);
+        let mut placer = self.placer.clone();
+        let first = match placer.place(&request, &self.view) {
+            Ok(placement) => placement.grant,
+            Err(refused) => return (None, Some(refused)),
+        };
+        if members == 1 {
+            return (Some(first), None);
+        }
+        let mut view = self.view.clone();
+        let mut grant = first.clone();
+        for _ in 1..members {
+            let allocation = crate::placement::Allocation::of(&request, &grant);
+            let taken = view.allocate(&grant.node, &allocation).is_ok();
+            match placer.find(&request, &view).filter(|_| taken) {
+                Some(placement) => grant = placement.grant,
+                None => return (None, None),
+            }
+        }
+        (Some(first), None)
     }
 }
 

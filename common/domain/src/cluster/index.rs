@@ -5,6 +5,7 @@
 
 use super::Cluster;
 use super::accounts::{Account, Accounts};
+use super::waiting::Waiting;
 use crate::class::PriorityClass;
 use crate::device::{Device, DeviceHealth, MigState};
 use crate::ids::{ClassName, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName};
@@ -17,7 +18,6 @@ use crate::slice::Demand;
 use crate::time::UnixMillis;
 use crate::units::{CpuMilli, MemoryBytes};
 use crate::usage::Usage;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -91,13 +91,10 @@ pub(super) struct Journal {
     desired: BTreeSet<NodeName>,
 }
 
-/// Place in the queue: priority first, then age.
-type Turn = (Reverse<i32>, u64, SessionId);
-
 /// Everything found by something else than its id.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    pub queue: BTreeSet<Turn>,
+    pub waiting: Waiting,
     pub by_name: HashMap<(UserName, SessionName), SessionId>,
     pub by_request: HashMap<(UserName, RequestId), SessionId>,
     pub on_node: HashMap<NodeName, BTreeSet<SessionId>>,
@@ -186,7 +183,7 @@ impl Cluster {
         name: &ProjectName,
         new: Option<Arc<Project>>,
     ) -> Option<Arc<Project>> {
-        self.index.unsettled = true;
+        self.quota_changed(name);
         match new {
             Some(project) => self.projects.insert(name.clone(), project),
             None => self.projects.remove(name),
@@ -198,11 +195,12 @@ impl Cluster {
         name: &ClassName,
         new: Option<Arc<PriorityClass>>,
     ) -> Option<Arc<PriorityClass>> {
-        self.index.unsettled = true;
-        match new {
+        let old = match new {
             Some(class) => self.classes.insert(name.clone(), class),
             None => self.classes.remove(name),
-        }
+        };
+        self.judge_again(|session| session.spec.class() == *name);
+        old
     }
 
     fn replace_usage(&mut self, name: &ProjectName, new: Option<Arc<Usage>>) -> Option<Arc<Usage>> {
@@ -298,6 +296,7 @@ impl Cluster {
             }
             self.journal.desired.extend(nodes);
         }
+        self.follow(old.as_deref(), new.as_deref());
         old
     }
 
@@ -305,7 +304,6 @@ impl Cluster {
         let id = &session.id;
         match &session.phase {
             Phase::Pending { .. } => {
-                self.index.queue.insert(turn(session));
                 self.index.unsettled = true;
             }
             Phase::Ended(ended) => {
@@ -339,7 +337,6 @@ impl Cluster {
 
     fn unindex(&mut self, session: &Session) {
         let id = &session.id;
-        self.index.queue.remove(&turn(session));
         if let Phase::Ended(ended) = &session.phase {
             self.index.ended.remove(&(ended.at, id.clone()));
         }
@@ -372,6 +369,7 @@ impl Cluster {
         };
         let now = self.nodes.get(name).map(|node| &**node);
         self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
+        self.index.waiting.hardware_changed();
         if gone {
             self.view.remove(name);
         } else {
@@ -387,6 +385,7 @@ impl Cluster {
             None => self.index.liveness.remove(name),
         };
         self.refresh_view(name);
+        self.index.waiting.node_changed(name);
         self.index.unsettled = true;
         old
     }
@@ -507,10 +506,6 @@ pub(super) fn want(session: &Session, generation: u64) -> Want {
     }
 }
 
-fn turn(session: &Session) -> Turn {
-    (Reverse(session.spec.priority), session.sequence, session.id.clone())
-}
-
 /// When the session's phase runs out.
 fn deadline(session: &Session, start_timeout_ms: u64) -> Option<UnixMillis> {
     match &session.phase {
@@ -518,9 +513,11 @@ fn deadline(session: &Session, start_timeout_ms: u64) -> Option<UnixMillis> {
             Some(since.plus(start_timeout_ms))
         }
         Phase::Running { since, .. } => session.spec.time_limit_ms.map(|limit| since.plus(limit)),
-        Phase::Pending { .. } | Phase::Stopping { .. } | Phase::Lost { .. } | Phase::Ended(_) => {
-            None
+        Phase::Pending { since } => {
+            let from = session.spec.start_at.unwrap_or_default().max(*since);
+            session.spec.pending_timeout_ms.map(|timeout| from.plus(timeout))
         }
+        Phase::Stopping { .. } | Phase::Lost { .. } | Phase::Ended(_) => None,
     }
 }
 
