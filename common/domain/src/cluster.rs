@@ -9,11 +9,13 @@
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
 mod accounts;
+mod arrays;
 mod create;
 mod explain;
 mod gang;
 mod index;
 mod input;
+mod judge;
 mod nodes;
 mod observe;
 mod projects;
@@ -31,15 +33,18 @@ mod tests_projects;
 mod tests_queue;
 #[cfg(test)]
 mod tests_quotas;
+#[cfg(test)]
+mod tests_random;
 mod waiting;
+mod waiting_check;
 
 pub(crate) use accounts::counted;
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
+pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
 pub use schedule::Desired;
-pub use waiting::Hold;
 
 use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};

@@ -1,7 +1,8 @@
 //! Why a session waits, or where it is.
 
+use super::judge::Hold;
 use super::standings::Standings;
-use super::waiting::{Hold, unit_of};
+use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
 use crate::placement::NoPlacement;
@@ -112,14 +113,26 @@ impl Cluster {
         Ok(self.explain_waiting(&asked, ahead, hold))
     }
 
+    /// Everything in the queue in the order of its turn, if each starts when it is its turn; a gang
+    /// by its first member. What is held is not in it.
+    #[must_use]
+    pub fn waiting_in_order(&self) -> Vec<SessionId> {
+        self.before(&self.index.waiting.queue, None)
+    }
+
     /// The units whose turn comes before that of `unit`, if each starts when it is its turn.
     fn ahead(&self, queue: &Queue, unit: &SessionId) -> Vec<SessionId> {
+        self.before(queue, Some(unit))
+    }
+
+    /// The units whose turn comes before that of one, or all.
+    fn before(&self, queue: &Queue, unit: Option<&SessionId>) -> Vec<SessionId> {
         let mut ahead = Vec::new();
         let mut standings = Standings::new(self);
         for priority in queue.priorities() {
             let mut pass = Pass::all(queue, priority, &standings);
             while let Some(next) = pass.next(queue, &standings) {
-                if next.unit == *unit {
+                if unit == Some(&next.unit) {
                     return ahead;
                 }
                 if let Some(session) = self.sessions.get(&next.unit) {

@@ -6,50 +6,20 @@
 //! it was to follow has failed.
 
 use super::Cluster;
+use super::arrays::Array;
+use super::judge::{Hold, Verdict};
 use crate::ids::{NodeName, ProjectName, SessionId};
 use crate::queue::{Kind, Place, Queue};
-use crate::session::{
-    Condition, Event, GroupKind, Members, Outcome, Phase, Session, SessionSpec, StopReason,
-};
+use crate::session::{Event, GroupKind, Phase, Session, StopReason};
 use crate::slice::{GpuAmount, GpuRequest, Part};
 use crate::time::UnixMillis;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// Why a waiting session is not even tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hold {
-    /// Its time has not come.
-    Until {
-        /// When it comes.
-        at: UnixMillis,
-    },
-    /// Sessions it is to follow have not ended.
-    After {
-        /// Which.
-        sessions: Vec<SessionId>,
-    },
-    /// As many members of its array hold a place as may at once.
-    Array {
-        /// The array, by its first member.
-        group: SessionId,
-        /// How many may.
-        at_once: u32,
-    },
-    /// Not all members of its gang are back in the queue.
-    Gang {
-        /// How many are.
-        waiting: usize,
-        /// How many there must be.
-        size: u32,
-    },
-}
-
 /// How a unit stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     /// To be judged.
     Unjudged,
     Held(Hold),
@@ -58,48 +28,28 @@ enum Standing {
 
 /// A unit that waits.
 #[derive(Debug)]
-struct Unit {
+pub(super) struct Unit {
     /// Its age.
-    sequence: u64,
+    pub sequence: u64,
+    /// How many of its sessions wait.
+    pub members: u32,
     /// The array of which only some members may hold a place at once.
-    array: Option<SessionId>,
-    standing: Standing,
-}
-
-/// What a judgement comes to.
-enum Verdict {
-    Held(Hold),
-    Ready {
-        priority: i32,
-        members: u32,
-    },
-    /// It can never start; with the reason and a word on it.
-    Ends(StopReason, String),
-}
-
-/// Members of an array of which only some may hold a place at once.
-#[derive(Debug, Default)]
-struct Array {
-    /// Those that hold one.
-    holding: u32,
-    /// Those in the queue.
-    ready: BTreeSet<SessionId>,
-    /// Those that wait for the others, oldest first.
-    held: BTreeMap<u64, SessionId>,
+    pub array: Option<SessionId>,
+    pub standing: Standing,
 }
 
 /// Everything that waits.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub queue: Queue,
-    units: HashMap<SessionId, Unit>,
+    pub units: HashMap<SessionId, Unit>,
     sessions: usize,
-    unjudged: BTreeSet<(u64, SessionId)>,
+    pub unjudged: BTreeSet<(u64, SessionId)>,
     /// Units held until a time.
-    timed: BTreeSet<(UnixMillis, u64, SessionId)>,
+    pub timed: BTreeSet<(UnixMillis, u64, SessionId)>,
     /// By what a session is to follow: the sessions to follow it.
     followers: HashMap<SessionId, BTreeSet<SessionId>>,
-    arrays: HashMap<SessionId, Array>,
+    pub arrays: HashMap<SessionId, Array>,
     /// Nodes that may have room since the last time.
     changed_nodes: BTreeSet<NodeName>,
     hardware_changed: bool,
@@ -107,11 +57,11 @@ pub(super) struct Waiting {
     pub searches: u64,
 }
 
-fn waits(session: &Session) -> bool {
+pub(super) fn waits(session: &Session) -> bool {
     matches!(session.phase, Phase::Pending { .. })
 }
 
-fn has_ended(session: &Session) -> bool {
+pub(super) fn has_ended(session: &Session) -> bool {
     matches!(session.phase, Phase::Ended(_))
 }
 
@@ -123,7 +73,7 @@ pub(super) fn unit_of(session: &Session) -> &SessionId {
     }
 }
 
-fn limited_array(session: &Session) -> Option<(&SessionId, NonZeroU32)> {
+pub(super) fn limited_array(session: &Session) -> Option<(&SessionId, NonZeroU32)> {
     let group = session.group.as_ref()?;
     match group.kind {
         GroupKind::Array { at_once } => at_once.map(|at_once| (&group.id, at_once)),
@@ -150,23 +100,40 @@ impl Waiting {
         self.hardware_changed = true;
     }
 
-    fn stand(&mut self, unit: &SessionId, standing: Standing) {
-        if let Some(unit) = self.units.get_mut(unit) {
-            unit.standing = standing;
+    fn stand(&mut self, id: &SessionId, standing: Standing) {
+        let Some(unit) = self.units.get_mut(id) else { return };
+        let ready = matches!(standing, Standing::Ready(_));
+        if let Some(array) = unit.array.as_ref().and_then(|group| self.arrays.get_mut(group)) {
+            array.stands(unit.sequence, Some(ready));
         }
+        unit.standing = standing;
     }
 
     /// Has a unit judged again.
     fn again(&mut self, unit: &SessionId) {
-        if let Some(Unit { sequence, array, .. }) = self.withdraw(unit) {
-            self.enter(unit.clone(), sequence, array);
+        if let Some(Unit { sequence, array, members, .. }) = self.withdraw(unit) {
+            self.enter(unit.clone(), sequence, array, members);
         }
     }
 
     /// Lets a unit wait to be judged.
-    fn enter(&mut self, unit: SessionId, sequence: u64, array: Option<SessionId>) {
-        self.unjudged.insert((sequence, unit.clone()));
-        self.units.insert(unit, Unit { sequence, array, standing: Standing::Unjudged });
+    fn enter(&mut self, id: SessionId, sequence: u64, array: Option<SessionId>, members: u32) {
+        self.unjudged.insert((sequence, id.clone()));
+        self.units.insert(id, Unit { sequence, members, array, standing: Standing::Unjudged });
+    }
+
+    fn follow_dependencies(&mut self, session: &Session, waiting: bool) {
+        for after in &session.spec.after {
+            let followers = self.followers.entry(after.session.clone()).or_default();
+            if waiting {
+                followers.insert(session.id.clone());
+            } else {
+                followers.remove(&session.id);
+                if followers.is_empty() {
+                    self.followers.remove(&after.session);
+                }
+            }
+        }
     }
 
     /// Forgets a unit and how it stands.
@@ -179,32 +146,13 @@ impl Waiting {
             Standing::Held(Hold::Until { at }) => {
                 self.timed.remove(&(*at, unit.sequence, id.clone()));
             }
-            Standing::Held(Hold::Array { group, .. }) => {
-                if let Some(array) = self.arrays.get_mut(group) {
-                    array.held.remove(&unit.sequence);
-                }
-            }
-            Standing::Held(Hold::After { .. } | Hold::Gang { .. }) => {}
+            Standing::Held(Hold::After { .. } | Hold::Gang { .. } | Hold::Array { .. }) => {}
             Standing::Ready(place) => self.queue.leave(place),
         }
-        if let Some(group) = &unit.array {
-            let array = self.arrays.entry(group.clone()).or_default();
-            if array.ready.remove(id) {
-                self.next_of_array(group);
-            }
+        if let Some(array) = unit.array.as_ref().and_then(|group| self.arrays.get_mut(group)) {
+            array.stands(unit.sequence, None);
         }
         Some(unit)
-    }
-
-    /// Has the oldest held member of an array judged again.
-    fn next_of_array(&mut self, group: &SessionId) {
-        let array = self.arrays.get(group);
-        if let Some(next) = array.and_then(|array| array.held.values().next().cloned()) {
-            self.again(&next);
-        }
-        if self.arrays.get(group).is_some_and(Array::is_empty) {
-            self.arrays.remove(group);
-        }
     }
 
     /// Has what waits for `session` or its group judged again.
@@ -218,21 +166,23 @@ impl Waiting {
         }
     }
 
+    /// Takes note that a member of an array got a place, or gave it back.
     fn array_changed(&mut self, session: &Session, old: bool, new: bool) {
-        let Some((group, _)) = limited_array(session).filter(|_| old != new) else { return };
-        let array = self.arrays.entry(group.clone()).or_default();
-        if new {
-            array.holding += 1;
-            return;
+        if let Some((group, at_once)) = limited_array(session).filter(|_| old != new) {
+            self.arrays.entry(group.clone()).or_insert_with(|| Array::new(at_once)).placed(new);
+            self.fix_array(group);
         }
-        array.holding = array.holding.saturating_sub(1);
-        self.next_of_array(group);
     }
-}
 
-impl Array {
-    fn is_empty(&self) -> bool {
-        self.holding == 0 && self.ready.is_empty() && self.held.is_empty()
+    /// Has the members of an array judged again that stand otherwise than their turn says.
+    fn fix_array(&mut self, group: &SessionId) {
+        let Some(array) = self.arrays.get(group) else { return };
+        for unit in array.out_of_turn() {
+            self.again(&unit);
+        }
+        if self.arrays.get(group).is_some_and(Array::is_empty) {
+            self.arrays.remove(group);
+        }
     }
 }
 
@@ -251,8 +201,9 @@ impl Cluster {
             };
             self.index.waiting.followers_again(session, unit);
         }
-        let holds = |session: &Session| session.held().next().is_some();
-        self.index.waiting.array_changed(session, old.is_some_and(holds), new.is_some_and(holds));
+        let placed = |session: &Session| session.phase.grant().is_some();
+        let (was, is) = (old.is_some_and(placed), new.is_some_and(placed));
+        self.index.waiting.array_changed(session, was, is);
         let given_back = old.into_iter().flat_map(Session::held).filter(|(generation, _)| {
             new.is_none_or(|new| new.held().all(|(kept, _)| kept != *generation))
         });
@@ -260,6 +211,7 @@ impl Cluster {
             self.index.waiting.node_changed(&grant.node);
             self.index.unsettled = true;
         }
+        let holds = |session: &Session| session.held().next().is_some();
         if old.is_some_and(holds) && old.map(super::counted) != new.map(super::counted) {
             self.quota_changed(&session.spec.project());
         }
@@ -271,25 +223,27 @@ impl Cluster {
 
     fn follow_waiting(&mut self, session: &Session, waited: bool, waiting: bool) {
         let unit = unit_of(session).clone();
-        let members = self.waiting_members(&unit);
-        let array = limited_array(session).map(|(group, _)| group.clone());
+        let sequence = self.unit_sequence(session);
         let waits = &mut self.index.waiting;
         waits.sessions = waits.sessions + usize::from(waiting) - usize::from(waited);
-        for after in &session.spec.after {
-            let followers = waits.followers.entry(after.session.clone()).or_default();
-            if waiting {
-                followers.insert(session.id.clone());
-            } else {
-                followers.remove(&session.id);
-                if followers.is_empty() {
-                    waits.followers.remove(&after.session);
-                }
-            }
+        waits.follow_dependencies(session, waiting);
+        let before = waits.withdraw(&unit).map_or(0, |unit| unit.members);
+        let members = before + u32::from(waiting) - u32::from(waited);
+        let array = limited_array(session);
+        if members > 0 {
+            let array = array.map(|(group, _)| group.clone());
+            waits.enter(unit.clone(), sequence, array, members);
         }
-        waits.withdraw(&unit);
-        if let Some(first) = members.first() {
-            waits.enter(unit, first.sequence, array);
+        if let Some((group, at_once)) = array {
+            let array = waits.arrays.entry(group.clone()).or_insert_with(|| Array::new(at_once));
+            array.waits(sequence, unit, waiting);
+            waits.fix_array(group);
         }
+    }
+
+    /// The age of the unit a session belongs to: that of its first member.
+    pub(super) fn unit_sequence(&self, session: &Session) -> u64 {
+        self.sessions.get(unit_of(session)).map_or(session.sequence, |first| first.sequence)
     }
 
     /// The members of a unit that wait, in the order of their index.
@@ -336,11 +290,7 @@ impl Cluster {
             Hold::Until { at } => {
                 waiting.timed.insert((*at, sequence, unit.clone()));
             }
-            Hold::Array { group, .. } => {
-                let array = waiting.arrays.entry(group.clone()).or_default();
-                array.held.insert(sequence, unit.clone());
-            }
-            Hold::After { .. } | Hold::Gang { .. } => {}
+            Hold::After { .. } | Hold::Gang { .. } | Hold::Array { .. } => {}
         }
         waiting.stand(&unit, Standing::Held(hold));
     }
@@ -360,9 +310,6 @@ impl Cluster {
         let (project, user) = (first.spec.project(), first.owner.clone());
         let place = Place { priority, project, user, kind, sequence };
         waiting.queue.enter(unit.clone(), &place);
-        if let Some((group, _)) = limited_array(first) {
-            waiting.arrays.entry(group.clone()).or_default().ready.insert(unit.clone());
-        }
         waiting.stand(&unit, Standing::Ready(place));
         self.index.unsettled = true;
     }
@@ -378,120 +325,6 @@ impl Cluster {
             message.clone_into(&mut ended.message);
             self.put_session(Session { phase: Phase::Ended(ended), ..session.clone() });
         }
-    }
-
-    /// How a unit with these waiting members stands.
-    fn judge(&self, first: &Arc<Session>, members: &[Arc<Session>], now: UnixMillis) -> Verdict {
-        let size = first.group.as_ref().filter(|group| group.is_gang()).map(|group| group.size);
-        if let Some(size) = size {
-            let all = self.group_of(first);
-            let whole = u32::try_from(all.len()).is_ok_and(|there| there == size);
-            if !whole || all.iter().any(|member| has_ended(member)) {
-                return Verdict::Ends(StopReason::GangEnded, StopReason::GangEnded.to_string());
-            }
-            if members.len() < all.len() {
-                return Verdict::Held(Hold::Gang { waiting: members.len(), size });
-            }
-        }
-        match self.dependencies(&first.spec) {
-            Dependencies::Met => {}
-            Dependencies::Open(sessions) => return Verdict::Held(Hold::After { sessions }),
-            Dependencies::Failed(session, outcome) => {
-                let message = format!("session {session}, which was to complete first: {outcome}");
-                return Verdict::Ends(StopReason::DependencyFailed, message);
-            }
-        }
-        if let Some(at) = first.spec.start_at.filter(|at| *at > now) {
-            return Verdict::Held(Hold::Until { at });
-        }
-        if let Some((group, at_once)) = limited_array(first)
-            && let Some(array) = self.index.waiting.arrays.get(group)
-        {
-            let others = array.ready.iter().filter(|ready| **ready != first.id).count();
-            let taken = usize::try_from(array.holding).unwrap_or(usize::MAX).saturating_add(others);
-            let at_once = at_once.get();
-            if usize::try_from(at_once).is_ok_and(|limit| taken >= limit) {
-                return Verdict::Held(Hold::Array { group: group.clone(), at_once });
-            }
-        }
-        let priority = self.effective_priority(&first.spec);
-        Verdict::Ready { priority, members: size.unwrap_or(1) }
-    }
-
-    /// Its own priority and that of its class.
-    pub(super) fn effective_priority(&self, spec: &SessionSpec) -> i32 {
-        let class = self.class(&spec.class()).map_or(0, |class| class.priority);
-        class.saturating_add(spec.priority)
-    }
-
-    /// How what a session is to follow stands. A session that is not there any more had ended as
-    /// it should: one that had not would have ended its followers.
-    fn dependencies(&self, spec: &SessionSpec) -> Dependencies {
-        let mut open = Vec::new();
-        for after in &spec.after {
-            for session in self.followed(&after.session) {
-                match &session.phase {
-                    Phase::Ended(ended) => {
-                        let ok = ended.outcome == Outcome::Completed;
-                        if after.condition == Condition::Ok && !ok {
-                            return Dependencies::Failed(session.id.clone(), ended.outcome);
-                        }
-                    }
-                    _ => open.push(session.id.clone()),
-                }
-            }
-        }
-        if open.is_empty() { Dependencies::Met } else { Dependencies::Open(open) }
-    }
-
-    /// The sessions meant by one to follow: all members for the first of a group.
-    fn followed(&self, id: &SessionId) -> Vec<Arc<Session>> {
-        let Some(session) = self.sessions.get(id) else { return Vec::new() };
-        match &session.group {
-            Some(group) if group.id == *id => self.group_of(session),
-            Some(_) | None => vec![session.clone()],
-        }
-    }
-
-    /// Refuses a create that is to follow what is not there, not the caller's, or failed already.
-    pub(super) fn check_after(
-        &self,
-        spec: &SessionSpec,
-        owner: &crate::ids::UserName,
-    ) -> Result<(), super::Refusal> {
-        let project = spec.project();
-        for after in &spec.after {
-            let known = self.sessions.get(&after.session);
-            let visible = |s: &&Arc<Session>| s.owner == *owner || s.spec.project() == project;
-            if known.filter(visible).is_none() {
-                let session = after.session.clone();
-                return Err(super::Refusal::DependencyNotFound { session });
-            }
-        }
-        match self.dependencies(spec) {
-            Dependencies::Failed(session, outcome) => {
-                Err(super::Refusal::DependencyFailed { session, outcome })
-            }
-            Dependencies::Met | Dependencies::Open(_) => Ok(()),
-        }
-    }
-
-    /// Why a waiting session is not even tried; `None` if it is.
-    pub(super) fn hold_of(&self, session: &Arc<Session>) -> Option<Hold> {
-        let members = self.waiting_members(unit_of(session));
-        match self.judge(members.first()?, &members, self.now) {
-            Verdict::Held(hold) => Some(hold),
-            Verdict::Ready { .. } | Verdict::Ends(..) => None,
-        }
-    }
-
-    /// What a create of `spec` would be held for.
-    pub(super) fn hold_of_new(&self, spec: &SessionSpec) -> Option<Hold> {
-        match self.dependencies(spec) {
-            Dependencies::Open(sessions) => return Some(Hold::After { sessions }),
-            Dependencies::Met | Dependencies::Failed(..) => {}
-        }
-        spec.start_at.filter(|at| *at > self.now).map(|at| Hold::Until { at })
     }
 
     /// Opens what may have room or quota now; tells whether anything may start.
@@ -544,96 +377,5 @@ impl Cluster {
             }
         });
         parts.min().unwrap_or(0)
-    }
-
-    /// A unit that does not stand as the records say it should, if there is one.
-    pub(crate) fn misplaced_unit(&self) -> Option<SessionId> {
-        let waiting = &self.index.waiting;
-        let sessions = self.sessions.values().filter(|session| waits(session));
-        let expected: BTreeSet<&SessionId> = sessions.map(|session| unit_of(session)).collect();
-        let missing = expected.iter().find(|unit| !waiting.units.contains_key(**unit));
-        let surplus = waiting.units.keys().find(|unit| !expected.contains(unit));
-        let queued: HashMap<&SessionId, Place> = waiting.queue.units().collect();
-        let ready = |unit: &&Unit| matches!(unit.standing, Standing::Ready(_));
-        if queued.len() != waiting.units.values().filter(ready).count() {
-            return queued.keys().next().map(|unit| (*unit).clone());
-        }
-        let wrong = || {
-            let mut units = waiting.units.iter();
-            units.find(|(id, unit)| !self.stands_right(id, unit, queued.get(id))).map(|(id, _)| id)
-        };
-        missing.copied().or(surplus).or_else(wrong).cloned()
-    }
-
-    /// Whether a unit stands as it would if it were judged now. That time has passed since is no
-    /// fault: the next [`Cluster::settle`] sees it.
-    fn stands_right(&self, id: &SessionId, unit: &Unit, queued: Option<&Place>) -> bool {
-        let members = self.waiting_members(id);
-        let Some(first) = members.first().filter(|first| first.sequence == unit.sequence) else {
-            return false;
-        };
-        let waiting = &self.index.waiting;
-        match (&unit.standing, self.judge(first, &members, self.now)) {
-            (Standing::Unjudged, _) => {
-                queued.is_none() && waiting.unjudged.contains(&(unit.sequence, id.clone()))
-            }
-            (Standing::Ready(place), Verdict::Ready { priority, .. }) => {
-                queued == Some(place)
-                    && place.priority == priority
-                    && place.project == first.spec.project()
-                    && place.user == first.owner
-            }
-            (Standing::Held(Hold::Until { at }), verdict) => {
-                let timed = waiting.timed.contains(&(*at, unit.sequence, id.clone()));
-                queued.is_none()
-                    && timed
-                    && (*at <= self.now || matches!(verdict, Verdict::Held(_)))
-            }
-            (Standing::Held(Hold::After { .. }), Verdict::Held(Hold::After { .. })) => {
-                queued.is_none()
-            }
-            (Standing::Held(hold), Verdict::Held(now)) => queued.is_none() && *hold == now,
-            (Standing::Held(_) | Standing::Ready(_), _) => false,
-        }
-    }
-}
-
-/// How what a session is to follow stands.
-enum Dependencies {
-    Met,
-    Open(Vec<SessionId>),
-    Failed(SessionId, Outcome),
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Until { at } => write!(f, "not before its start time, {at} ms since 1970"),
-            Self::After { sessions } => {
-                let first: Vec<&str> = sessions.iter().take(3).map(SessionId::as_str).collect();
-                write!(f, "waits for {} to end: {}", count(sessions.len()), first.join(", "))?;
-                if sessions.len() > first.len() { f.write_str("…") } else { Ok(()) }
-            }
-            Self::Array { group, at_once } => {
-                write!(f, "{at_once} members of array {group} hold a place, as many as may at once")
-            }
-            Self::Gang { waiting, size } => {
-                write!(f, "only {waiting} of {size} members of its gang are back in the queue")
-            }
-        }
-    }
-}
-
-fn count(sessions: usize) -> String {
-    if sessions == 1 { "1 session".to_owned() } else { format!("{sessions} sessions") }
-}
-
-impl Members {
-    /// Members that are placed together.
-    pub(super) fn at_once(self) -> u32 {
-        match self {
-            Self::Gang(size) => size.get(),
-            Self::One | Self::Array(_) => 1,
-        }
     }
 }
