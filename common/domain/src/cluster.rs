@@ -21,6 +21,7 @@ mod observe;
 mod projects;
 mod quotas;
 mod refusal;
+mod rivals;
 mod schedule;
 mod standings;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
 pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
+pub use rivals::{Blocked, Tenant};
 pub use schedule::Desired;
 
 use crate::class::PriorityClass;
@@ -183,6 +185,7 @@ impl Cluster {
         }
         cluster.rebuild_history();
         cluster.journal = index::Journal::default();
+        cluster.mend_gangs();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
         if broken.is_empty() { Ok(cluster) } else { Err(RestoreError::Broken { broken }) }

@@ -7,7 +7,7 @@ use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
 use crate::placement::NoPlacement;
 use crate::project::QuotaHit;
-use crate::queue::{Kind, Pass, Place, Queue};
+use crate::queue::{Candidate, Kind, Pass, Place, Queue};
 use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
 use crate::slice::Grant;
 
@@ -104,7 +104,7 @@ impl Cluster {
             priority: self.effective_priority(spec),
             project: spec.project(),
             user: owner.clone(),
-            kind: queue.kind(Kind::of(spec, members), || self.request(spec)),
+            kind: queue.kind(Kind::of(spec, members), self.request(spec)),
             sequence: self.next_sequence,
         };
         let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
@@ -127,13 +127,26 @@ impl Cluster {
 
     /// The units whose turn comes before that of one, or all.
     fn before(&self, queue: &Queue, unit: Option<&SessionId>) -> Vec<SessionId> {
-        let mut ahead = Vec::new();
+        let mut before = Vec::new();
+        self.walk(queue, |next| {
+            let found = unit == Some(&next.unit);
+            if !found {
+                before.push(next.unit.clone());
+            }
+            !found
+        });
+        before
+    }
+
+    /// Shows every unit of a queue in the order of its turn, as if all before it had started, until
+    /// `go_on` says no.
+    pub(super) fn walk(&self, queue: &Queue, mut go_on: impl FnMut(&Candidate) -> bool) {
         let mut standings = Standings::new(self);
         for priority in queue.priorities() {
             let mut pass = Pass::all(queue, priority, &standings);
             while let Some(next) = pass.next(queue, &standings) {
-                if unit == Some(&next.unit) {
-                    return ahead;
+                if !go_on(&next) {
+                    return;
                 }
                 if let Some(session) = self.sessions.get(&next.unit) {
                     let gang = session.group.as_ref().filter(|group| group.is_gang());
@@ -142,10 +155,8 @@ impl Cluster {
                     standings.count(&next.place.project, &next.place.user, held);
                 }
                 pass.took(&next, &standings);
-                ahead.push(next.unit);
             }
         }
-        ahead
     }
 
     fn explain_waiting(

@@ -40,6 +40,31 @@ impl Cluster {
         taken
     }
 
+    /// Takes back what was placed of a gang whose other members still wait: a write that did not
+    /// get further. Agents were not told, since that happens after all is written.
+    pub(super) fn mend_gangs(&mut self) {
+        let in_gang = |session: &&Arc<Session>| session.group.as_ref().is_some_and(Group::is_gang);
+        let torn = |session: &Arc<Session>| {
+            let members = self.group_of(session);
+            members.iter().any(|member| matches!(member.phase, Phase::Pending { .. }))
+        };
+        let placed: Vec<(Arc<Session>, UnixMillis)> = self
+            .sessions
+            .values()
+            .filter(in_gang)
+            .filter_map(|session| match &session.phase {
+                Phase::Scheduled { since, .. } if torn(session) => Some((session.clone(), *since)),
+                _ => None,
+            })
+            .collect();
+        for (session, since) in placed {
+            self.put_session(Session {
+                phase: Phase::Pending { since },
+                ..Session::clone(&session)
+            });
+        }
+    }
+
     /// Whether a gang can still go on as a whole; true for what is in none.
     pub(super) fn gang_is_whole(&self, session: &Arc<Session>) -> bool {
         let Some(group) = session.group.as_ref().filter(|group| group.is_gang()) else {

@@ -2,8 +2,9 @@ use super::tests::*;
 use super::tests_projects::*;
 use super::*;
 use crate::check::check;
+use crate::class::{OnPreempt, PriorityClass};
 use crate::session::{
-    Condition, Dependency, Members, OnDisconnect, OnLost, Phase, SessionSpec, StopReason,
+    Condition, Dependency, Members, OnDisconnect, OnLost, Outcome, Phase, SessionSpec, StopReason,
 };
 
 /// The ids of a group made with `number`.
@@ -141,4 +142,98 @@ fn following_the_first_of_an_array_is_following_all_of_it() {
         report(&mut cluster, "n1", &id, gone(1));
     }
     assert_eq!(phase(&cluster, &last).name(), "scheduled");
+}
+
+#[test]
+fn a_gang_of_which_only_a_part_was_written_as_placed_waits_again_as_a_whole() {
+    let mut cluster = cluster(&[("n1", 3)]);
+    make(&mut cluster, 1, spec(10_000), gang(3));
+    let mut records = cluster.records();
+    let pending = records.sessions.last_mut().unwrap();
+    pending.phase = Phase::Pending { since: T0 };
+    pending.generation = 0;
+
+    let mut restored = Cluster::restore(settings(), records).unwrap();
+    assert_eq!(phases(&restored, &ids(1, 3)), ["pending"; 3]);
+    assert_eq!(restored.take_changes().puts.len(), 2, "to be written");
+    liveness(&mut restored, "n1", Liveness::Live);
+    assert_eq!(phases(&restored, &ids(1, 3)), ["scheduled"; 3]);
+    check(&restored).unwrap();
+}
+
+fn of_class(class: &str, spec: SessionSpec) -> SessionSpec {
+    SessionSpec { class: Some(class.parse().unwrap()), ..spec }
+}
+
+#[test]
+fn a_place_is_taken_only_of_a_lower_preemptible_class_after_its_minimum() {
+    let mut cluster = cluster(&[("n1", 2)]);
+    let brief = PriorityClass {
+        preemptible: true,
+        min_run_ms: 60_000,
+        grace_ms: Some(7_000),
+        ..PriorityClass::new("brief".parse().unwrap(), -50)
+    };
+    cluster.apply(Input::PutClass { class: Box::new(brief) }, T0).unwrap();
+    let low = create(&mut cluster, 1, of_class("brief", spec(10_000)));
+    let normal = create(&mut cluster, 2, spec(10_000));
+    let high = create(&mut cluster, 3, of_class("high", spec(10_000)));
+    for id in [&low, &normal] {
+        report(&mut cluster, "n1", id, running());
+    }
+    let blocked = cluster.blocked(5);
+    assert_eq!(blocked.len(), 1);
+    assert_eq!((&blocked[0].unit, blocked[0].may_preempt), (&high, true));
+    let yielding = |at: UnixMillis| -> Vec<SessionId> {
+        let tenants = cluster.tenants(at).into_iter();
+        tenants.filter(|tenant| tenant.yields_to(&blocked[0])).map(|tenant| tenant.id).collect()
+    };
+    assert_eq!(yielding(T0.plus(59_999)), []);
+    let later = T0.plus(60_000);
+    assert_eq!(yielding(later), std::slice::from_ref(&low));
+
+    assert!(cluster.preempt(&normal, later).is_err());
+    cluster.preempt(&low, later).unwrap();
+    assert_eq!(cluster.session(&low).unwrap().stop_grace_ms, Some(7_000));
+    report(&mut cluster, "n1", &low, gone(143));
+    assert_eq!(phases(&cluster, &[low.clone(), high]), ["pending", "scheduled"]);
+    assert_eq!(cluster.session(&low).unwrap().attempts.len(), 1);
+}
+
+#[test]
+fn a_class_may_say_that_what_loses_its_place_ends() {
+    let mut cluster = cluster(&[("n1", 1)]);
+    let stops = PriorityClass {
+        preemptible: true,
+        on_preempt: OnPreempt::Stop,
+        ..PriorityClass::new("stops".parse().unwrap(), -50)
+    };
+    cluster.apply(Input::PutClass { class: Box::new(stops) }, T0).unwrap();
+    let id = create(&mut cluster, 1, of_class("stops", spec(1_000)));
+    report(&mut cluster, "n1", &id, running());
+    cluster.preempt(&id, T0).unwrap();
+    report(&mut cluster, "n1", &id, gone(143));
+    let Phase::Ended(ended) = phase(&cluster, &id) else { panic!("not ended") };
+    assert_eq!((ended.code.as_str(), ended.outcome), ("PREEMPTED", Outcome::Evicted));
+}
+
+#[test]
+fn a_gang_loses_its_places_as_a_whole_and_waits_again() {
+    let mut cluster = cluster(&[("n1", 3)]);
+    make(&mut cluster, 1, of_class("low", spec(10_000)), gang(3));
+    let members = ids(1, 3);
+    for id in &members {
+        report(&mut cluster, "n1", id, running());
+    }
+    let tenants = cluster.tenants(T0);
+    assert_eq!((tenants.len(), tenants[0].held.len()), (1, 3));
+    cluster.preempt(&members[1], T0).unwrap();
+    assert_eq!(phases(&cluster, &members), ["stopping"; 3]);
+    let high = create(&mut cluster, 2, of_class("high", spec(10_000)));
+    for id in &members {
+        report(&mut cluster, "n1", id, gone(143));
+        check(&cluster).unwrap();
+    }
+    assert_eq!(phases(&cluster, &members), ["pending"; 3]);
+    assert_eq!(phase(&cluster, &high).name(), "scheduled");
 }

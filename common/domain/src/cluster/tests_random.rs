@@ -337,3 +337,89 @@ proptest! {
         prop_assert_eq!(restored.records(), cluster.records());
     }
 }
+
+/// A cluster of four devices on which six users of three projects always have sessions waiting.
+struct Busy {
+    cluster: Cluster,
+    running: Vec<SessionId>,
+    /// Sessions that wait, with how many had started when they were made.
+    waiting: Vec<(SessionId, usize)>,
+    started: usize,
+    next: usize,
+}
+
+/// Sessions each user keeps waiting.
+const BACKLOG: usize = 3;
+/// A project of the least weight is due a 1/13 of the starts and each of its users half of that; a
+/// session has at most its backlog before it. Twice that, since ends come at random.
+const MOST_STARTS_BEFORE: usize = 2 * 13 * 2 * BACKLOG;
+
+impl Busy {
+    fn new(weights: [u32; 3]) -> Self {
+        let mut cluster = cluster(&[("n0", 4)]);
+        for (name, weight) in PROJECTS.into_iter().zip(weights) {
+            put_project(&mut cluster, Project { weight, ..project(name) });
+        }
+        let (running, waiting) = (Vec::new(), Vec::new());
+        Self { cluster, running, waiting, started: 0, next: 0 }
+    }
+
+    fn fill(&mut self, now: UnixMillis) {
+        for (project, user) in PROJECTS.iter().flat_map(|p| USERS.iter().map(move |u| (*p, *u))) {
+            let mine = |id: &SessionId| {
+                let session = self.cluster.session(id).unwrap();
+                session.spec.project().as_str() == project && session.owner.as_str() == user
+            };
+            for _ in self.waiting.iter().filter(|(id, _)| mine(id)).count()..BACKLOG {
+                let id = session_id(self.next);
+                let input = Input::Create {
+                    id: id.clone(),
+                    spec: Box::new(in_project(project, spec(10_000))),
+                    owner: user.parse().unwrap(),
+                    request_id: None,
+                    members: Members::One,
+                };
+                self.cluster.apply(input, now).unwrap();
+                self.waiting.push((id, self.started));
+                self.next += 1;
+            }
+        }
+        self.cluster.schedule(now);
+        let placed = |id: &SessionId| self.cluster.session(id).unwrap().phase.grant().is_some();
+        let (started, waiting) = self.waiting.drain(..).partition(|(id, _)| placed(id));
+        let started: Vec<(SessionId, usize)> = started;
+        self.started += started.len();
+        self.running.extend(started.into_iter().map(|(id, _)| id));
+        self.waiting = waiting;
+    }
+
+    fn end(&mut self, which: usize, now: UnixMillis) {
+        let id = self.running.swap_remove(which % self.running.len());
+        let generation = self.cluster.session(&id).unwrap().generation;
+        let report = Report { session: id, generation, state: gone(0), grant: None };
+        let node = node_name("n0");
+        let input = Input::Reports { node, reports: vec![report], full: false };
+        self.cluster.apply(input, now).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nobody_waits_for_more_starts_than_his_weight_explains(
+        weights in (50_u32..=300, 50_u32..=300, 50_u32..=300),
+        ends in proptest::collection::vec((any::<usize>(), 0_u64..600_000), 500),
+    ) {
+        let mut busy = Busy::new([weights.0, weights.1, weights.2]);
+        let mut now = T0;
+        busy.fill(now);
+        for (which, pause) in ends {
+            now = now.plus(pause);
+            busy.end(which, now);
+            busy.fill(now);
+            let waited = busy.waiting.iter().map(|(_, made)| busy.started - made).max();
+            prop_assert!(waited.unwrap_or(0) <= MOST_STARTS_BEFORE, "{:?} starts", waited);
+        }
+    }
+}

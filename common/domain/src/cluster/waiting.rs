@@ -304,9 +304,14 @@ impl Cluster {
         members: u32,
     ) {
         let key = Kind::of(&first.spec, members);
-        let request = self.request(&first.spec);
+        let kind = match self.index.waiting.queue.known_kind(&key) {
+            Some(kind) => kind,
+            None => {
+                let request = self.request(&first.spec);
+                self.index.waiting.queue.kind(key, request)
+            }
+        };
         let waiting = &mut self.index.waiting;
-        let kind = waiting.queue.kind(key, || request);
         let (project, user) = (first.spec.project(), first.owner.clone());
         let place = Place { priority, project, user, kind, sequence };
         waiting.queue.enter(unit.clone(), &place);

@@ -48,7 +48,7 @@ impl Kind {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kinds {
     ids: HashMap<Kind, KindId>,
-    known: BTreeMap<KindId, Known>,
+    known: HashMap<KindId, Known>,
     /// Kinds without room, by the memory the largest of their parts needs on one device.
     closed: BTreeMap<u64, BTreeSet<KindId>>,
     next: u64,
@@ -58,86 +58,97 @@ pub(super) struct Kinds {
 struct Known {
     kind: Kind,
     request: Request,
-    units: usize,
+    /// How many units wait at each priority.
+    units: BTreeMap<i32, usize>,
     closed_at: Option<u64>,
 }
 
 impl Kinds {
-    pub(super) fn id(&mut self, kind: Kind, request: impl FnOnce() -> Request) -> KindId {
+    pub(super) fn known(&self, kind: &Kind) -> Option<KindId> {
+        self.ids.get(kind).copied()
+    }
+
+    pub(super) fn id(&mut self, kind: Kind, request: Request) -> KindId {
         if let Some(id) = self.ids.get(&kind) {
             return *id;
         }
         let id = KindId(self.next);
         self.next += 1;
         self.ids.insert(kind.clone(), id);
-        let request = request();
-        self.known.insert(id, Known { kind, request, units: 0, closed_at: None });
+        self.known.insert(id, Known { kind, request, units: BTreeMap::new(), closed_at: None });
         id
     }
 
-    pub(super) fn take(&mut self, id: KindId) {
-        if let Some(known) = self.known.get_mut(&id) {
-            known.units += 1;
-        }
+    /// One unit more at a priority; tells whether the kind is open and new there.
+    pub(super) fn take(&mut self, id: KindId, priority: i32) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
+        let units = known.units.entry(priority).or_default();
+        *units += 1;
+        *units == 1 && known.closed_at.is_none()
     }
 
-    /// One unit less; a kind without units is forgotten.
-    pub(super) fn release(&mut self, id: KindId) {
-        let Some(known) = self.known.get_mut(&id) else { return };
-        known.units = known.units.saturating_sub(1);
-        if known.units > 0 {
-            return;
+    /// One unit less at a priority; tells whether it was the last there. A kind without units is
+    /// forgotten.
+    pub(super) fn release(&mut self, id: KindId, priority: i32) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
+        let Some(units) = known.units.get_mut(&priority) else { return false };
+        *units -= 1;
+        if *units > 0 {
+            return false;
         }
-        self.open(id);
-        if let Some(known) = self.known.remove(&id) {
-            self.ids.remove(&known.kind);
+        known.units.remove(&priority);
+        if known.units.is_empty() {
+            self.open(id);
+            if let Some(known) = self.known.remove(&id) {
+                self.ids.remove(&known.kind);
+            }
         }
+        true
     }
 
     pub(super) fn is_open(&self, id: KindId) -> bool {
         self.known.get(&id).is_none_or(|known| known.closed_at.is_none())
     }
 
-    pub(super) fn close(&mut self, id: KindId, part: u64) {
-        let Some(known) = self.known.get_mut(&id) else { return };
+    /// Closes a kind; tells at which priorities it waits.
+    pub(super) fn close(&mut self, id: KindId, part: u64) -> Vec<i32> {
+        let Some(known) = self.known.get_mut(&id) else { return Vec::new() };
         if known.closed_at.is_none() {
             known.closed_at = Some(part);
             self.closed.entry(part).or_default().insert(id);
         }
+        known.units.keys().copied().collect()
     }
 
-    fn open(&mut self, id: KindId) {
-        let Some(part) = self.known.get_mut(&id).and_then(|known| known.closed_at.take()) else {
-            return;
-        };
+    /// Opens a kind; tells at which priorities it waits.
+    fn open(&mut self, id: KindId) -> Vec<i32> {
+        let Some(known) = self.known.get_mut(&id) else { return Vec::new() };
+        let Some(part) = known.closed_at.take() else { return Vec::new() };
         if let Some(kinds) = self.closed.get_mut(&part) {
             kinds.remove(&id);
             if kinds.is_empty() {
                 self.closed.remove(&part);
             }
         }
+        known.units.keys().copied().collect()
     }
 
-    pub(super) fn open_all(&mut self) {
-        for known in self.known.values_mut() {
-            known.closed_at = None;
-        }
-        self.closed.clear();
+    pub(super) fn open_all(&mut self) -> Vec<(KindId, Vec<i32>)> {
+        let closed: Vec<KindId> = self.closed.values().flatten().copied().collect();
+        closed.into_iter().map(|id| (id, self.open(id))).collect()
     }
 
-    pub(super) fn node_changed(&mut self, node: &NodeView) -> bool {
+    /// Opens what `node` could take; tells which kinds, and at which priorities they wait.
+    pub(super) fn node_changed(&mut self, node: &NodeView) -> Vec<(KindId, Vec<i32>)> {
         if node.state != NodeState::Ready {
-            return false;
+            return Vec::new();
         }
         let open = node.devices.iter().filter(|device| device.blocked.is_none());
         let most = open.map(|device| device.free.memory.0).max().unwrap_or(0);
         let kinds = self.closed.range(..=most).flat_map(|(_, kinds)| kinds);
         let takes = |id: &&KindId| self.known.get(*id).is_some_and(|k| may_take(&k.request, node));
         let opened: Vec<KindId> = kinds.filter(takes).copied().collect();
-        for id in &opened {
-            self.open(*id);
-        }
-        !opened.is_empty()
+        opened.into_iter().map(|id| (id, self.open(id))).collect()
     }
 }
 

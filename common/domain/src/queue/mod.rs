@@ -1,7 +1,7 @@
 //! The queue: who is tried next, and who is not tried at all because nothing changed.
 //!
 //! Waiting *units* (a session, or a gang as a whole) lie in buckets: by effective priority, then
-//! project, then user, then *kind* (what is asked of placement, see [`kind`]), oldest first. A
+//! *kind* (what is asked of placement, see [`kind`]), then project and user, oldest first. A
 //! [`Pass`] walks one priority in the order of fair share. A kind for which no room was found is
 //! closed until a node it could use has changed, and a bucket that met a quota until that quota or
 //! what is held under it has changed: what waits costs nothing in between, however much it is.
@@ -33,22 +33,19 @@ pub(crate) struct Place {
 pub(crate) struct Queue {
     levels: BTreeMap<Reverse<i32>, Level>,
     kinds: Kinds,
+    /// Kinds that are not closed, by the priorities they wait at.
+    open: BTreeMap<Reverse<i32>, BTreeSet<KindId>>,
     /// Buckets closed by a quota.
     over_quota: BTreeMap<ProjectName, BTreeSet<(Reverse<i32>, UserName, KindId)>>,
 }
 
-/// All units of one priority.
-#[derive(Debug, Clone, Default)]
-struct Level {
-    projects: BTreeMap<ProjectName, BTreeMap<UserName, Line>>,
-    /// In which projects a kind waits, and how many units.
-    kinds: BTreeMap<KindId, BTreeMap<ProjectName, usize>>,
-}
+/// All units of one priority, by kind, so that only what is open is ever looked at.
+type Level = BTreeMap<KindId, Lines>;
 
-/// What one user waits for in one project.
-type Line = BTreeMap<KindId, Bucket>;
+/// Who waits for one kind.
+type Lines = BTreeMap<ProjectName, BTreeMap<UserName, Bucket>>;
 
-/// Units that ask for the same.
+/// Units of one user in one project that ask for the same, by age.
 #[derive(Debug, Clone, Default)]
 struct Bucket {
     units: BTreeMap<u64, SessionId>,
@@ -56,8 +53,13 @@ struct Bucket {
 }
 
 impl Queue {
+    /// The kind of this key, if any unit of it waits.
+    pub(crate) fn known_kind(&self, key: &Kind) -> Option<KindId> {
+        self.kinds.known(key)
+    }
+
     /// The kind of this key; `request` is what it asks of placement.
-    pub(crate) fn kind(&mut self, key: Kind, request: impl FnOnce() -> Request) -> KindId {
+    pub(crate) fn kind(&mut self, key: Kind, request: Request) -> KindId {
         self.kinds.id(key, request)
     }
 
@@ -65,31 +67,81 @@ impl Queue {
     pub(crate) fn enter(&mut self, unit: SessionId, place: &Place) {
         let Place { priority, project, user, kind, sequence } = place;
         let level = self.levels.entry(Reverse(*priority)).or_default();
-        *level.kinds.entry(*kind).or_default().entry(project.clone()).or_default() += 1;
-        let users = level.projects.entry(project.clone()).or_default();
-        let line = users.entry(user.clone()).or_default();
-        line.entry(*kind).or_default().units.insert(*sequence, unit);
-        self.kinds.take(*kind);
+        let users = level.entry(*kind).or_default().entry(project.clone()).or_default();
+        users.entry(user.clone()).or_default().units.insert(*sequence, unit);
+        if self.kinds.take(*kind, *priority) {
+            self.open.entry(Reverse(*priority)).or_default().insert(*kind);
+        }
     }
 
     /// Takes away what waits at `place`.
     pub(crate) fn leave(&mut self, place: &Place) {
-        let Place { priority, project, user, kind, sequence } = place;
-        let Some(level) = self.levels.get_mut(&Reverse(*priority)) else { return };
-        if !level.leave(project, user, *kind, *sequence) {
-            return;
+        let Place { priority, project, user, kind, .. } = place;
+        let Some(bucket_left) = self.take_away(place) else { return };
+        if !bucket_left && let Some(closed) = self.over_quota.get_mut(project) {
+            closed.remove(&(Reverse(*priority), user.clone(), *kind));
+            if closed.is_empty() {
+                self.over_quota.remove(project);
+            }
         }
-        if level.projects.is_empty() {
-            self.levels.remove(&Reverse(*priority));
+        if self.kinds.release(*kind, *priority) {
+            self.shut(Reverse(*priority), *kind);
         }
-        self.kinds.release(*kind);
+    }
+
+    /// Tells whether others are left in the bucket; `None` if the unit was not there.
+    fn take_away(&mut self, place: &Place) -> Option<bool> {
+        let priority = Reverse(place.priority);
+        let level = self.levels.get_mut(&priority)?;
+        let projects = level.get_mut(&place.kind)?;
+        let users = projects.get_mut(&place.project)?;
+        let bucket = users.get_mut(&place.user)?;
+        bucket.units.remove(&place.sequence)?;
+        let left = !bucket.units.is_empty();
+        if !left {
+            users.remove(&place.user);
+        }
+        if users.is_empty() {
+            projects.remove(&place.project);
+        }
+        if projects.is_empty() {
+            level.remove(&place.kind);
+        }
+        if level.is_empty() {
+            self.levels.remove(&priority);
+        }
+        Some(left)
+    }
+
+    /// Takes a kind from those that are open at a priority.
+    fn shut(&mut self, priority: Reverse<i32>, kind: KindId) {
+        if let Some(kinds) = self.open.get_mut(&priority) {
+            kinds.remove(&kind);
+            if kinds.is_empty() {
+                self.open.remove(&priority);
+            }
+        }
+    }
+
+    fn bucket(&self, place: &Place) -> Option<&Bucket> {
+        let lines = self.levels.get(&Reverse(place.priority))?.get(&place.kind)?;
+        lines.get(&place.project)?.get(&place.user)
+    }
+
+    fn bucket_mut(
+        &mut self,
+        priority: Reverse<i32>,
+        project: &ProjectName,
+        user: &UserName,
+        kind: KindId,
+    ) -> Option<&mut Bucket> {
+        let lines = self.levels.get_mut(&priority)?.get_mut(&kind)?;
+        lines.get_mut(project)?.get_mut(user)
     }
 
     /// Priorities at which a kind waits that is not closed, the highest first.
     pub(crate) fn open_priorities(&self) -> Vec<i32> {
-        let open = |level: &Level| level.kinds.keys().any(|kind| self.kinds.is_open(*kind));
-        let levels = self.levels.iter().filter(|(_, level)| open(level));
-        levels.map(|(Reverse(priority), _)| *priority).collect()
+        self.open.keys().map(|Reverse(priority)| *priority).collect()
     }
 
     /// Priorities at which anything waits, the highest first.
@@ -100,37 +152,55 @@ impl Queue {
     /// Closes a kind: there is no room for it, and on a node without a device that has `part` free
     /// there never is.
     pub(crate) fn no_room(&mut self, kind: KindId, part: u64) {
-        self.kinds.close(kind, part);
+        for priority in self.kinds.close(kind, part) {
+            self.shut(Reverse(priority), kind);
+        }
     }
 
-    /// Opens the kinds that `node`, which has changed, could take; tells whether there are any.
-    pub(crate) fn node_changed(&mut self, node: &NodeView) -> bool {
-        self.kinds.node_changed(node)
+    /// Whether what waits at `place` was tried and found no room, and nothing changed since.
+    pub(crate) fn found_no_room(&self, place: &Place) -> bool {
+        !self.kinds.is_open(place.kind) && !self.is_over_quota(place)
+    }
+
+    fn is_over_quota(&self, place: &Place) -> bool {
+        self.bucket(place).is_some_and(|bucket| bucket.over_quota)
+    }
+
+    /// Opens the kinds that `node`, which has changed, could take.
+    pub(crate) fn node_changed(&mut self, node: &NodeView) {
+        let opened = self.kinds.node_changed(node);
+        self.opened(opened);
     }
 
     /// Opens every kind.
     pub(crate) fn hardware_changed(&mut self) {
-        self.kinds.open_all();
+        let opened = self.kinds.open_all();
+        self.opened(opened);
+    }
+
+    fn opened(&mut self, kinds: Vec<(KindId, Vec<i32>)>) {
+        for (kind, priorities) in kinds {
+            for priority in priorities {
+                self.open.entry(Reverse(priority)).or_default().insert(kind);
+            }
+        }
     }
 
     /// Closes a bucket until a quota of its project, or what is held under it, changes.
     pub(crate) fn met_quota(&mut self, place: &Place) {
         let Place { priority, project, user, kind, .. } = place;
-        let level = self.levels.get_mut(&Reverse(*priority));
-        let line = level.and_then(|level| level.projects.get_mut(project)?.get_mut(user));
-        let Some(bucket) = line.and_then(|line| line.get_mut(kind)) else { return };
+        let priority = Reverse(*priority);
+        let Some(bucket) = self.bucket_mut(priority, project, user, *kind) else { return };
         bucket.over_quota = true;
         let closed = self.over_quota.entry(project.clone()).or_default();
-        closed.insert((Reverse(*priority), user.clone(), *kind));
+        closed.insert((priority, user.clone(), *kind));
     }
 
     /// Opens what quotas of `project` had closed; tells whether there was any.
     pub(crate) fn quota_changed(&mut self, project: &ProjectName) -> bool {
         let Some(closed) = self.over_quota.remove(project) else { return false };
         for (priority, user, kind) in closed {
-            let level = self.levels.get_mut(&priority);
-            let line = level.and_then(|level| level.projects.get_mut(project)?.get_mut(&user));
-            if let Some(bucket) = line.and_then(|line| line.get_mut(&kind)) {
+            if let Some(bucket) = self.bucket_mut(priority, project, &user, kind) {
                 bucket.over_quota = false;
             }
         }
@@ -148,9 +218,9 @@ impl Queue {
     /// Every unit with where it waits.
     pub(crate) fn units(&self) -> impl Iterator<Item = (&SessionId, Place)> {
         self.levels.iter().flat_map(|(Reverse(priority), level)| {
-            level.projects.iter().flat_map(move |(project, users)| {
-                users.iter().flat_map(move |(user, line)| {
-                    line.iter().flat_map(move |(kind, bucket)| {
+            level.iter().flat_map(move |(kind, projects)| {
+                projects.iter().flat_map(move |(project, users)| {
+                    users.iter().flat_map(move |(user, bucket)| {
                         bucket.units.iter().map(move |(sequence, unit)| {
                             let place = Place {
                                 priority: *priority,
@@ -165,44 +235,5 @@ impl Queue {
                 })
             })
         })
-    }
-}
-
-impl Level {
-    /// Whether it was there.
-    fn leave(
-        &mut self,
-        project: &ProjectName,
-        user: &UserName,
-        kind: KindId,
-        sequence: u64,
-    ) -> bool {
-        let Some(users) = self.projects.get_mut(project) else { return false };
-        let Some(line) = users.get_mut(user) else { return false };
-        let Some(bucket) = line.get_mut(&kind) else { return false };
-        if bucket.units.remove(&sequence).is_none() {
-            return false;
-        }
-        if bucket.units.is_empty() {
-            line.remove(&kind);
-        }
-        if line.is_empty() {
-            users.remove(user);
-        }
-        if users.is_empty() {
-            self.projects.remove(project);
-        }
-        if let Some(projects) = self.kinds.get_mut(&kind) {
-            if let Some(units) = projects.get_mut(project) {
-                *units -= 1;
-                if *units == 0 {
-                    projects.remove(project);
-                }
-            }
-            if projects.is_empty() {
-                self.kinds.remove(&kind);
-            }
-        }
-        true
     }
 }
