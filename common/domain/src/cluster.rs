@@ -270,6 +270,13 @@ impl Cluster {
         self.sessions.get(id)
     }
 
+    /// The members of the array or gang a session belongs to that are not forgotten, in the order
+    /// of their index; itself without one, nothing for an unknown session.
+    #[must_use]
+    pub fn members_of(&self, id: &SessionId) -> Vec<Arc<Session>> {
+        self.sessions.get(id).map(|session| self.group_of(session)).unwrap_or_default()
+    }
+
     /// What placement sees.
     #[must_use]
     pub fn view(&self) -> &View {

@@ -35,28 +35,28 @@ impl Cluster {
         let right = u32::try_from(members.len()).is_ok_and(|there| there == unit.members)
             && self.unit_sequence(first) == unit.sequence;
         let waiting = &self.index.waiting;
-        right
-            && match (&unit.standing, self.judge(first, &members, self.now)) {
-                (Standing::Unjudged, _) => {
-                    queued.is_none() && waiting.unjudged.contains(&(unit.sequence, id.clone()))
-                }
-                (Standing::Ready(place), Verdict::Ready { priority, .. }) => {
-                    queued == Some(place)
-                        && place.priority == priority
-                        && place.project == first.spec.project()
-                        && place.user == first.owner
-                }
-                (Standing::Held(Hold::Until { at }), verdict) => {
-                    let timed = waiting.timed.contains(&(*at, unit.sequence, id.clone()));
-                    queued.is_none()
-                        && timed
-                        && (*at <= self.now || matches!(verdict, Verdict::Held(_)))
-                }
-                (Standing::Held(Hold::After { .. }), Verdict::Held(Hold::After { .. })) => {
-                    queued.is_none()
-                }
-                (Standing::Held(hold), Verdict::Held(now)) => queued.is_none() && *hold == now,
-                (Standing::Held(_) | Standing::Ready(_), _) => false,
+        if !right || unit.standing == Standing::Unjudged {
+            let unjudged = waiting.unjudged.contains(&(unit.sequence, id.clone()));
+            return right && queued.is_none() && unjudged;
+        }
+        match (&unit.standing, self.judge(first, &members, self.now)) {
+            (Standing::Ready(place), Verdict::Ready { priority, .. }) => {
+                queued == Some(place)
+                    && place.priority == priority
+                    && place.project == first.spec.project()
+                    && place.user == first.owner
             }
+            (Standing::Held(Hold::Until { at }), verdict) => {
+                let timed = waiting.timed.contains(&(*at, unit.sequence, id.clone()));
+                queued.is_none()
+                    && timed
+                    && (*at <= self.now || matches!(verdict, Verdict::Held(_)))
+            }
+            (Standing::Held(Hold::After { .. }), Verdict::Held(Hold::After { .. })) => {
+                queued.is_none()
+            }
+            (Standing::Held(hold), Verdict::Held(now)) => queued.is_none() && *hold == now,
+            (Standing::Held(_) | Standing::Ready(_) | Standing::Unjudged, _) => false,
+        }
     }
 }
