@@ -335,6 +335,17 @@ proptest! {
         }
         prop_assert_eq!(restored.schedule(now), 0, "what waits still waits");
         prop_assert_eq!(restored.records(), cluster.records());
+        // When a lost node gave something back is not recorded, nor what removed sessions used.
+        let all_recorded = history.iter().all(|(step, _)| {
+            !matches!(step, Step::Remove(_) | Step::Liveness { state: 2, .. })
+        });
+        if all_recorded {
+            for (name, account) in &cluster.index.accounts.projects {
+                let again = restored.index.accounts.projects.get(name);
+                prop_assert_eq!(again.map(|a| a.total), Some(account.total), "{}", name);
+            }
+            prop_assert_eq!(restored.waiting_in_order(), cluster.waiting_in_order());
+        }
     }
 }
 
