@@ -5,7 +5,7 @@ use super::standings::Standings;
 use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
-use crate::placement::NoPlacement;
+use crate::placement::{Allocation, NoPlacement};
 use crate::project::QuotaHit;
 use crate::queue::{Candidate, Kind, Pass, Place, Queue};
 use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
@@ -30,7 +30,7 @@ pub struct Explanation {
     pub quota: Option<QuotaHit>,
     /// Where it is, or would go now; of a gang the first member.
     pub grant: Option<Grant>,
-    /// Why no node takes it now.
+    /// Why no node takes it now; of a gang, the first member that finds no room beside the others.
     pub refused: Option<Box<NoPlacement>>,
     /// Earlier placements.
     pub attempts: Vec<Attempt>,
@@ -168,59 +168,57 @@ impl Cluster {
         let Asked { spec, owner, members } = asked;
         let least = self.least(spec).times(u64::from(*members));
         let quota = self.quota_hit(&spec.project(), owner, &least, true);
-        let (grant, refused) = self.place_now(spec, *members);
+        let placed = self.place_now(spec, *members);
         let position = ahead.len() + 1;
-        let why = match (&hold, &quota, &grant, &refused) {
+        let waits = |why: &dyn std::fmt::Display| format!("place {position} in the queue: {why}");
+        let summary = match (&hold, &quota, &placed) {
             (Some(hold), ..) => format!("held: {hold}"),
-            (None, Some(quota), ..) => format!("place {position} in the queue: {quota}"),
-            (None, None, Some(grant), _) => format!("would start now on node {}", grant.node),
-            (None, None, None, Some(refused)) => {
-                format!("place {position} in the queue: {refused}")
+            (None, Some(quota), _) => waits(quota),
+            (None, None, Ok(grant)) => format!("would start now on node {}", grant.node),
+            (None, None, Err((0, refused))) => waits(refused),
+            (None, None, Err((fit, refused))) => {
+                waits(&format!("{fit} of {members} members find room; for the next {refused}"))
             }
-            (None, None, None, None) => format!(
-                "place {position} in the queue: one member fits, but not all {members} together"
-            ),
         };
         let starts = hold.is_none() && quota.is_none();
+        let (grant, refused) = match placed {
+            Ok(grant) => (Some(grant).filter(|_| starts), None),
+            Err((_, refused)) => (None, Some(refused)),
+        };
         Explanation {
-            summary: why,
+            summary,
             queue_position: hold.is_none().then_some(position),
             ahead: ahead.into_iter().take(NAMED_AHEAD).collect(),
             hold,
             quota,
-            grant: grant.filter(|_| starts),
+            grant,
             refused,
             attempts: Vec::new(),
         }
     }
 
-    /// Where `spec` would go now, or why no node takes it; neither for a gang that only fits in
-    /// part.
+    /// Where the first of `members` would go now; or how many of them find room, and why the next
+    /// does not.
     fn place_now(
         &self,
         spec: &SessionSpec,
         members: u32,
-    ) -> (Option<Grant>, Option<Box<NoPlacement>>) {
+    ) -> Result<Grant, (u32, Box<NoPlacement>)> {
         let request = self.request(spec);
         let mut placer = self.placer.clone();
-        let first = match placer.place(&request, &self.view) {
-            Ok(placement) => placement.grant,
-            Err(refused) => return (None, Some(refused)),
-        };
+        let first = placer.place(&request, &self.view).map_err(|refused| (0, refused))?.grant;
         if members == 1 {
-            return (Some(first), None);
+            return Ok(first);
         }
         let mut view = self.view.clone();
-        let mut grant = first.clone();
-        for _ in 1..members {
-            let allocation = crate::placement::Allocation::of(&request, &grant);
-            let taken = view.allocate(&grant.node, &allocation).is_ok();
-            match placer.find(&request, &view).filter(|_| taken) {
-                Some(placement) => grant = placement.grant,
-                None => return (None, None),
-            }
+        let mut last = first.clone();
+        for fit in 1..members {
+            // What was found on this very view can be taken.
+            let taken = view.allocate(&last.node, &Allocation::of(&request, &last));
+            debug_assert!(taken.is_ok(), "{taken:?}");
+            last = placer.place(&request, &view).map_err(|refused| (fit, refused))?.grant;
         }
-        (Some(first), None)
+        Ok(first)
     }
 }
 

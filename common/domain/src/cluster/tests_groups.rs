@@ -30,7 +30,7 @@ fn a_gang_starts_as_a_whole_or_not_at_all() {
     assert_eq!(free(&cluster, "n1"), [10_000, 10_000]);
     let why = cluster.explain(&members[2]).unwrap();
     assert_eq!(why.queue_position, Some(1));
-    assert!(why.summary.contains("not all 4 together"), "{}", why.summary);
+    assert!(why.summary.contains("3 of 4 members find room"), "{}", why.summary);
 
     register(&mut cluster, "n3", 1, Vec::new());
     cluster.schedule(T0);
