@@ -270,7 +270,7 @@ impl Cluster {
                 continue;
             };
             match self.judge(first, &members, now) {
-                Verdict::Held(hold) => self.hold(unit, sequence, hold),
+                Verdict::Held(hold) => self.keep_out(unit, sequence, hold),
                 Verdict::Ready { priority, members } => {
                     self.make_ready(unit, sequence, first, priority, members);
                 }
@@ -284,7 +284,7 @@ impl Cluster {
         }
     }
 
-    fn hold(&mut self, unit: SessionId, sequence: u64, hold: Hold) {
+    fn keep_out(&mut self, unit: SessionId, sequence: u64, hold: Hold) {
         let waiting = &mut self.index.waiting;
         match &hold {
             Hold::Until { at } => {
