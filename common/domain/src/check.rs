@@ -78,6 +78,22 @@ pub enum Broken {
         /// In phase pending.
         pending: usize,
     },
+    /// A waiting session does not stand as its record says.
+    #[error("session {session} does not stand in the queue as its record says")]
+    Waiting {
+        /// The session, or the first of its gang.
+        session: SessionId,
+    },
+    /// A gang of which only some hold a place.
+    #[error("of gang {gang} {placed} members have a place and {waiting} wait for one")]
+    GangTorn {
+        /// The gang, by its first member.
+        gang: SessionId,
+        /// Members that were placed and are not being stopped.
+        placed: usize,
+        /// Members in the queue.
+        waiting: usize,
+    },
     /// What a project is said to hold is not what its sessions hold.
     #[error("project {project} is said to hold something else than its sessions do")]
     Account {
@@ -212,6 +228,27 @@ fn check_accounts(cluster: &Cluster, broken: &mut Vec<Broken>) {
     }
 }
 
+/// A gang holds places as a whole or not at all, save for those that are being given back.
+fn check_gangs(cluster: &Cluster, broken: &mut Vec<Broken>) {
+    let mut gangs: BTreeMap<&SessionId, (usize, usize)> = BTreeMap::new();
+    for session in cluster.sessions().values() {
+        let Some(group) = session.group.as_ref().filter(|group| group.is_gang()) else { continue };
+        let (placed, waiting) = gangs.entry(&group.id).or_default();
+        match &session.phase {
+            Phase::Pending { .. } => *waiting += 1,
+            Phase::Scheduled { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                *placed += 1
+            }
+            Phase::Lost { .. } | Phase::Stopping { .. } | Phase::Ended(_) => {}
+        }
+    }
+    for (gang, (placed, waiting)) in gangs {
+        if placed > 0 && waiting > 0 {
+            broken.push(Broken::GangTorn { gang: gang.clone(), placed, waiting });
+        }
+    }
+}
+
 /// What is derived from the records agrees with them.
 fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
     for node in cluster.nodes().values() {
@@ -221,6 +258,10 @@ fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
         }
     }
     check_accounts(cluster, broken);
+    check_gangs(cluster, broken);
+    if let Some(session) = cluster.misplaced_unit() {
+        broken.push(Broken::Waiting { session });
+    }
     let waits = |session: &Session| matches!(session.phase, Phase::Pending { .. });
     let pending = cluster.sessions().values().filter(|session| waits(session)).count();
     let queued = cluster.queue_length();

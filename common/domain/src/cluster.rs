@@ -9,30 +9,45 @@
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
 mod accounts;
+mod arrays;
 mod create;
 mod explain;
+mod gang;
 mod index;
 mod input;
+mod judge;
 mod nodes;
 mod observe;
 mod projects;
 mod quotas;
 mod refusal;
+mod rivals;
 mod runtimes;
 mod schedule;
 mod seen;
+mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_groups;
+#[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
+mod tests_queue;
+#[cfg(test)]
 mod tests_quotas;
+#[cfg(test)]
+mod tests_random;
+mod waiting;
+mod waiting_check;
 
 pub(crate) use accounts::counted;
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
+pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
+pub use rivals::{Blocked, Tenant};
 pub use schedule::Desired;
 
 use crate::class::PriorityClass;
@@ -172,6 +187,7 @@ impl Cluster {
         }
         cluster.rebuild_history();
         cluster.journal = index::Journal::default();
+        cluster.mend_gangs();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
         if broken.is_empty() { Ok(cluster) } else { Err(RestoreError::Broken { broken }) }
@@ -183,6 +199,13 @@ impl Cluster {
     /// A [`Refusal`] with code, numbers and next step; then nothing was changed.
     pub fn apply(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
         self.now = self.now.max(now);
+        let applied = self.take(input, now);
+        // At once, so that what follows a session knows how it ended before it may be forgotten.
+        self.settle(self.now);
+        applied
+    }
+
+    fn take(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
         match input {
             Input::Create { id, spec, owner, request_id, members } => {
                 self.create(id, *spec, owner, request_id, members, now)
@@ -249,6 +272,13 @@ impl Cluster {
         self.sessions.get(id)
     }
 
+    /// The members of the array or gang a session belongs to that are not forgotten, in the order
+    /// of their index; itself without one, nothing for an unknown session.
+    #[must_use]
+    pub fn members_of(&self, id: &SessionId) -> Vec<Arc<Session>> {
+        self.sessions.get(id).map(|session| self.group_of(session)).unwrap_or_default()
+    }
+
     /// What placement sees.
     #[must_use]
     pub fn view(&self) -> &View {
@@ -276,7 +306,13 @@ impl Cluster {
     /// How many sessions wait for a place.
     #[must_use]
     pub fn queue_length(&self) -> usize {
-        self.index.queue.len()
+        self.index.waiting.sessions()
+    }
+
+    /// Searches for a place made so far: what waits without anything changing for it costs none.
+    #[must_use]
+    pub fn searches(&self) -> u64 {
+        self.index.waiting.searches
     }
 
     /// The session meant by `text`: its id, the name of a live one, or a unique beginning of an id.

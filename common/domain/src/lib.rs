@@ -15,6 +15,7 @@ pub mod node;
 pub mod placement;
 pub mod plans;
 pub mod project;
+mod queue;
 pub mod reconcile;
 pub mod session;
 pub mod slice;

@@ -205,18 +205,23 @@ fn percentiles_are_values_that_occurred() {
 }
 
 #[test]
-fn what_the_queue_does_not_know_is_refused_unless_the_plain_queue_is_asked_for() {
-    let project = r#"{"kind":"project","name":"one"}"#.to_owned();
-    let cases = [
-        (vec![project], "one: the queue does not know projects, their weights and quotas yet"),
-        (vec![pod("p", 1, r#""class":"high""#)], "p: the queue does not know class yet"),
-        (vec![pod("p", 1, r#""size":2"#)], "p: the queue does not know size yet"),
-    ];
-    for (lines, said) in cases {
-        let refused = report_of(&of(&lines), QueueOptions::default()).unwrap_err().to_string();
-        assert!(refused.contains(said), "{refused}");
-    }
-    assert!(report_of(&of(&[pod("p", 1, r#""class":"high""#)]), PLAIN).is_ok());
+fn a_gang_starts_together_and_the_plain_queue_knows_no_quota_and_no_class() {
+    let gang = ran(&of(&[
+        pod("first", 1, r#""arrival_s":0,"duration_s":5"#),
+        pod("gang", 1, r#""arrival_s":1,"duration_s":2,"size":2"#),
+    ]));
+    assert_eq!(times(&gang), [(Some(0), Some(5_000)), (Some(5_000), Some(7_000))]);
+
+    let one = r#"{"kind":"project","name":"one","quota":{"gpu_milli":1000}}"#.to_owned();
+    let run = r#""arrival_s":0,"duration_s":2,"project":"one","class":"high""#;
+    let text = of(&[one, pod("a", 1, run), pod("b", 1, run)]);
+    let waits = |options| {
+        let mut world = world(&text, options).unwrap();
+        while world.step().unwrap() {}
+        times(&world).into_iter().map(|(started, _)| started).collect::<Vec<_>>()
+    };
+    assert_eq!(waits(QueueOptions::default()), [Some(0), Some(2_000)]);
+    assert_eq!(waits(PLAIN), [Some(0), Some(0)]);
 }
 
 #[test]

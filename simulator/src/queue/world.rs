@@ -107,8 +107,15 @@ impl World {
                 return Ok(false);
             }
         }
-        self.meter.advance(now);
         self.now = now;
+        if arrival.is_none() && end.is_none() {
+            // Most deadlines are the cluster's own: what it writes down by itself is no event here.
+            if self.settle()? {
+                self.meter.sample(now);
+            }
+            return Ok(true);
+        }
+        self.meter.advance(now);
         self.end_sessions()?;
         self.settle()?;
         while self.jobs.get(self.next).is_some_and(|job| job.line.arrival_ms == now) {
@@ -163,8 +170,10 @@ impl World {
         Ok(())
     }
 
-    /// Lets the queue place what it can and the agents obey, until nothing more follows.
-    fn settle(&mut self) -> Result<(), SimulateError> {
+    /// Lets the queue place what it can and the agents obey, until nothing more follows; says
+    /// whether any session changed.
+    fn settle(&mut self) -> Result<bool, SimulateError> {
+        let mut moved = false;
         loop {
             self.cluster.tick(UnixMillis(self.now));
             self.cluster.schedule(UnixMillis(self.now));
@@ -173,6 +182,7 @@ impl World {
             let mut quiet = true;
             for record in &changes.puts {
                 if let Record::Session(session) = record {
+                    self.meter.advance(self.now);
                     self.follow(session, &mut reports)?;
                     quiet = false;
                 }
@@ -183,8 +193,9 @@ impl World {
                 }
             }
             if quiet {
-                return Ok(());
+                return Ok(moved);
             }
+            moved = true;
             self.idle_steps = 0;
             self.report(reports)?;
         }

@@ -5,7 +5,7 @@
 
 use super::Cluster;
 use super::index::Undo;
-use crate::ids::{ProjectName, UserName};
+use crate::ids::{DEFAULT_PROJECT, ProjectName, UserName};
 use crate::node::Node;
 use crate::project::Held;
 use crate::session::{Ended, Phase, Session};
@@ -56,7 +56,7 @@ pub(super) struct Capacity {
 
 impl Account {
     /// Moves from holding `before` to holding `after`.
-    fn change(&mut self, before: Held, after: Held, now: UnixMillis) {
+    pub(super) fn change(&mut self, before: Held, after: Held, now: UnixMillis) {
         self.held = self.held.minus(before).plus(after);
         let at = self.weight(now);
         self.past = self.past.plus(Amounts::of(&before, at)).minus(Amounts::of(&after, at));
@@ -210,6 +210,24 @@ impl Cluster {
         }
     }
 
+    /// Forgets what a project has used, unless a lost node may still run something of it.
+    pub(super) fn forget_history(&mut self, project: &ProjectName) {
+        let account = self.index.accounts.projects.get(project).cloned().unwrap_or_default();
+        if account.total.held != Held::default() {
+            return;
+        }
+        let mut total = account.total;
+        for (user, own) in account.users {
+            let undo = Undo::Account(Box::new((project.clone(), user.clone(), total, own)));
+            self.journal_account(undo);
+            total = Account::default();
+            self.set_account(project.clone(), user, total, Account::default());
+        }
+        if self.usage.contains_key(project) {
+            self.delete_usage(project);
+        }
+    }
+
     pub(super) fn set_account(
         &mut self,
         project: ProjectName,
@@ -235,7 +253,13 @@ impl Cluster {
         }
         let mut holds = false;
         let mut records = Vec::new();
+        let projects = &self.projects;
+        let known =
+            |name: &ProjectName| name.as_str() == DEFAULT_PROJECT || projects.contains_key(name);
         for (name, account) in &mut self.index.accounts.projects {
+            if !known(name) {
+                continue;
+            }
             let at = account.total.weight(now);
             let total = account.total.used(at);
             holds |= account.total.held.sessions > 0;

@@ -131,6 +131,7 @@ impl Cluster {
         }
         self.check_project(spec, owner)?;
         self.check_quota(spec, owner, members)?;
+        self.check_after(spec, owner)?;
         if let Some(node) = &spec.node {
             self.check_node(node)?;
         }
@@ -187,7 +188,27 @@ impl Cluster {
         }
     }
 
+    /// Stops a session; a gang as a whole.
     pub(super) fn stop(
+        &mut self,
+        id: &SessionId,
+        reason: StopReason,
+        grace_ms: Option<u64>,
+        now: UnixMillis,
+    ) -> Result<Applied, Refusal> {
+        let session = self.get(id)?.clone();
+        let gang = session.group.as_ref().is_some_and(Group::is_gang);
+        let live = |member: &Session| !matches!(member.phase, Phase::Ended(_));
+        if gang && live(&session) {
+            let others = self.group_of(&session).into_iter().filter(|member| live(member));
+            for other in others.filter(|member| member.id != *id).collect::<Vec<_>>() {
+                self.stop_one(&other.id, reason, grace_ms, now)?;
+            }
+        }
+        self.stop_one(id, reason, grace_ms, now)
+    }
+
+    pub(super) fn stop_one(
         &mut self,
         id: &SessionId,
         reason: StopReason,

@@ -1,8 +1,13 @@
 //! Why a session waits, or where it is.
 
+use super::judge::Hold;
+use super::standings::Standings;
+use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
-use crate::placement::NoPlacement;
+use crate::placement::{Allocation, NoPlacement};
+use crate::project::QuotaHit;
+use crate::queue::{Candidate, Kind, Pass, Place, Queue};
 use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
 use crate::slice::Grant;
 
@@ -14,16 +19,29 @@ const NAMED_AHEAD: usize = 10;
 pub struct Explanation {
     /// In one sentence.
     pub summary: String,
-    /// Place in the queue from 1; `None` when it does not wait.
+    /// Place in the queue from 1: how soon its turn comes if all before it start. `None` when it
+    /// does not wait, or is held.
     pub queue_position: Option<usize>,
-    /// Sessions ahead of it, nearest the head first.
+    /// Sessions ahead of it, nearest the head first; a gang by its first member.
     pub ahead: Vec<SessionId>,
-    /// Where it is, or would go now.
+    /// What keeps it out of the queue.
+    pub hold: Option<Hold>,
+    /// The quota it would break now.
+    pub quota: Option<QuotaHit>,
+    /// Where it is, or would go now; of a gang the first member.
     pub grant: Option<Grant>,
-    /// Why no node takes it now.
+    /// Why no node takes it now; of a gang, the first member that finds no room beside the others.
     pub refused: Option<Box<NoPlacement>>,
     /// Earlier placements.
     pub attempts: Vec<Attempt>,
+}
+
+/// Who asks for what.
+struct Asked<'a> {
+    spec: &'a SessionSpec,
+    owner: &'a UserName,
+    /// Members placed together.
+    members: u32,
 }
 
 impl Cluster {
@@ -35,19 +53,21 @@ impl Cluster {
         let session = self.get(id)?;
         let mut explanation = match &session.phase {
             Phase::Pending { .. } => {
-                let ahead: Vec<SessionId> = self
-                    .index
-                    .queue
-                    .iter()
-                    .map(|(_, _, other)| other.clone())
-                    .take_while(|other| other != id)
-                    .collect();
-                self.explain_waiting(&session.spec, ahead)
+                let members = session.group.as_ref().filter(|group| group.is_gang());
+                let members = members.map_or(1, |group| group.size);
+                let asked = Asked { spec: &session.spec, owner: &session.owner, members };
+                let hold = self.hold_of(session);
+                let queue = &self.index.waiting.queue;
+                let ahead =
+                    if hold.is_none() { self.ahead(queue, unit_of(session)) } else { Vec::new() };
+                self.explain_waiting(&asked, ahead, hold)
             }
             phase => Explanation {
                 summary: placed_summary(session),
                 queue_position: None,
                 ahead: Vec::new(),
+                hold: None,
+                quota: None,
                 grant: phase.grant().cloned(),
                 refused: None,
                 attempts: Vec::new(),
@@ -62,37 +82,143 @@ impl Cluster {
     /// # Errors
     /// The [`Refusal`] the create would get.
     pub fn dry_run(&self, spec: &SessionSpec, owner: &UserName) -> Result<Explanation, Refusal> {
-        self.check_create(spec, owner, Members::One)?;
-        let turn = |session: &Session| session.spec.priority >= spec.priority;
-        let queue = self.index.queue.iter();
-        let ahead = queue
-            .filter(|(_, _, id)| self.sessions.get(id).is_some_and(|session| turn(session)))
-            .map(|(_, _, id)| id.clone())
-            .collect();
-        Ok(self.explain_waiting(spec, ahead))
+        self.dry_run_members(spec, owner, Members::One)
     }
 
-    fn explain_waiting(&self, spec: &SessionSpec, ahead: Vec<SessionId>) -> Explanation {
-        let mut placer = self.placer.clone();
-        let answer = placer.place(&self.request(spec), &self.view);
-        let position = ahead.len() + 1;
-        let (grant, refused) = match answer {
-            Ok(placement) => (Some(placement.grant), None),
-            Err(refused) => (None, Some(refused)),
+    /// What a create of an array or gang would do now; of an array its first member.
+    ///
+    /// # Errors
+    /// The [`Refusal`] the create would get.
+    pub fn dry_run_members(
+        &self,
+        spec: &SessionSpec,
+        owner: &UserName,
+        members: Members,
+    ) -> Result<Explanation, Refusal> {
+        self.check_create(spec, owner, members)?;
+        let members = members.at_once();
+        let asked = Asked { spec, owner, members };
+        let hold = self.hold_of_new(spec);
+        let mut queue = self.index.waiting.queue.clone();
+        let place = Place {
+            priority: self.effective_priority(spec),
+            project: spec.project(),
+            user: owner.clone(),
+            kind: queue.kind(Kind::of(spec, members), self.request(spec)),
+            sequence: self.next_sequence,
         };
-        let summary = match (&grant, &refused) {
-            (Some(grant), _) => format!("would start now on node {}", grant.node),
-            (None, Some(refused)) => format!("place {position} in the queue: {refused}"),
-            (None, None) => String::new(),
+        let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
+        queue.enter(unit.clone(), &place);
+        let ahead = self.ahead(&queue, &unit);
+        Ok(self.explain_waiting(&asked, ahead, hold))
+    }
+
+    /// Everything in the queue in the order of its turn, if each starts when it is its turn; a gang
+    /// by its first member. What is held is not in it.
+    #[must_use]
+    pub fn waiting_in_order(&self) -> Vec<SessionId> {
+        self.before(&self.index.waiting.queue, None)
+    }
+
+    /// The units whose turn comes before that of `unit`, if each starts when it is its turn.
+    fn ahead(&self, queue: &Queue, unit: &SessionId) -> Vec<SessionId> {
+        self.before(queue, Some(unit))
+    }
+
+    /// The units whose turn comes before that of one, or all.
+    fn before(&self, queue: &Queue, unit: Option<&SessionId>) -> Vec<SessionId> {
+        let mut before = Vec::new();
+        self.walk(queue, |next| {
+            let found = unit == Some(&next.unit);
+            if !found {
+                before.push(next.unit.clone());
+            }
+            !found
+        });
+        before
+    }
+
+    /// Shows every unit of a queue in the order of its turn, as if all before it had started, until
+    /// `go_on` says no.
+    pub(super) fn walk(&self, queue: &Queue, mut go_on: impl FnMut(&Candidate) -> bool) {
+        let mut standings = Standings::new(self);
+        for priority in queue.priorities() {
+            let mut pass = Pass::all(queue, priority, &standings);
+            while let Some(next) = pass.next(queue, &standings) {
+                if !go_on(&next) {
+                    return;
+                }
+                if let Some(session) = self.sessions.get(&next.unit) {
+                    let gang = session.group.as_ref().filter(|group| group.is_gang());
+                    let members = gang.map_or(1, |group| u64::from(group.size));
+                    let held = self.least(&session.spec).times(members);
+                    standings.count(&next.place.project, &next.place.user, held);
+                }
+                pass.took(&next, &standings);
+            }
+        }
+    }
+
+    fn explain_waiting(
+        &self,
+        asked: &Asked<'_>,
+        ahead: Vec<SessionId>,
+        hold: Option<Hold>,
+    ) -> Explanation {
+        let Asked { spec, owner, members } = asked;
+        let least = self.least(spec).times(u64::from(*members));
+        let quota = self.quota_hit(&spec.project(), owner, &least, true);
+        let placed = self.place_now(spec, *members);
+        let position = ahead.len() + 1;
+        let waits = |why: &dyn std::fmt::Display| format!("place {position} in the queue: {why}");
+        let summary = match (&hold, &quota, &placed) {
+            (Some(hold), ..) => format!("held: {hold}"),
+            (None, Some(quota), _) => waits(quota),
+            (None, None, Ok(grant)) => format!("would start now on node {}", grant.node),
+            (None, None, Err((0, refused))) => waits(refused),
+            (None, None, Err((fit, refused))) => {
+                waits(&format!("{fit} of {members} members find room; for the next {refused}"))
+            }
+        };
+        let starts = hold.is_none() && quota.is_none();
+        let (grant, refused) = match placed {
+            Ok(grant) => (Some(grant).filter(|_| starts), None),
+            Err((_, refused)) => (None, Some(refused)),
         };
         Explanation {
             summary,
-            queue_position: Some(position),
+            queue_position: hold.is_none().then_some(position),
             ahead: ahead.into_iter().take(NAMED_AHEAD).collect(),
+            hold,
+            quota,
             grant,
             refused,
             attempts: Vec::new(),
         }
+    }
+
+    /// Where the first of `members` would go now; or how many of them find room, and why the next
+    /// does not.
+    fn place_now(
+        &self,
+        spec: &SessionSpec,
+        members: u32,
+    ) -> Result<Grant, (u32, Box<NoPlacement>)> {
+        let request = self.request(spec);
+        let mut placer = self.placer.clone();
+        let first = placer.place(&request, &self.view).map_err(|refused| (0, refused))?.grant;
+        if members == 1 {
+            return Ok(first);
+        }
+        let mut view = self.view.clone();
+        let mut last = first.clone();
+        for fit in 1..members {
+            // What was found on this very view can be taken.
+            let taken = view.allocate(&last.node, &Allocation::of(&request, &last));
+            debug_assert!(taken.is_ok(), "{taken:?}");
+            last = placer.place(&request, &view).map_err(|refused| (fit, refused))?.grant;
+        }
+        Ok(first)
     }
 }
 

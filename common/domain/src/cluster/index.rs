@@ -7,6 +7,7 @@ use super::Cluster;
 use super::accounts::{Account, Accounts};
 use super::runtimes::Runtimes;
 use super::seen::Held;
+use super::waiting::Waiting;
 use crate::class::PriorityClass;
 use crate::ids::{
     ClassName, DeviceUuid, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName,
@@ -17,7 +18,6 @@ use crate::reconcile::Want;
 use crate::session::{Phase, Session};
 use crate::time::UnixMillis;
 use crate::usage::Usage;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -100,13 +100,10 @@ pub(super) struct Journal {
     desired: BTreeSet<NodeName>,
 }
 
-/// Place in the queue: priority first, then age.
-type Turn = (Reverse<i32>, u64, SessionId);
-
 /// Everything found by something else than its id.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    pub queue: BTreeSet<Turn>,
+    pub waiting: Waiting,
     pub by_name: HashMap<(UserName, SessionName), SessionId>,
     pub by_request: HashMap<(UserName, RequestId), SessionId>,
     pub on_node: HashMap<NodeName, Held>,
@@ -219,7 +216,7 @@ impl Cluster {
         name: &ProjectName,
         new: Option<Arc<Project>>,
     ) -> Option<Arc<Project>> {
-        self.index.unsettled = true;
+        self.quota_changed(name);
         match new {
             Some(project) => self.projects.insert(name.clone(), project),
             None => self.projects.remove(name),
@@ -231,11 +228,12 @@ impl Cluster {
         name: &ClassName,
         new: Option<Arc<PriorityClass>>,
     ) -> Option<Arc<PriorityClass>> {
-        self.index.unsettled = true;
-        match new {
+        let old = match new {
             Some(class) => self.classes.insert(name.clone(), class),
             None => self.classes.remove(name),
-        }
+        };
+        self.judge_again(|session| session.spec.class() == *name);
+        old
     }
 
     fn replace_usage(&mut self, name: &ProjectName, new: Option<Arc<Usage>>) -> Option<Arc<Usage>> {
@@ -330,6 +328,7 @@ impl Cluster {
             let nodes = wants(before).chain(wants(after)).map(|(node, ..)| node.clone());
             self.journal.desired.extend(nodes);
         }
+        self.follow(old.as_deref(), new.as_deref());
         old
     }
 
@@ -341,7 +340,6 @@ impl Cluster {
         index.unsettled |= new.is_some_and(|session| {
             matches!(session.phase, Phase::Pending { .. } | Phase::Ended(_))
         });
-        exchange(&mut index.queue, old.and_then(turn), new.and_then(turn));
         exchange(&mut index.ended, old.and_then(ended), new.and_then(ended));
         exchange(&mut index.deadlines, old.and_then(due), new.and_then(due));
         exchange_key(&mut index.by_name, old.and_then(name), new.and_then(name), id);
@@ -362,6 +360,7 @@ impl Cluster {
         };
         let now = self.nodes.get(name).map(|node| &**node);
         self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
+        self.index.waiting.hardware_changed();
         if gone {
             self.view.remove(name);
         } else {
@@ -377,6 +376,7 @@ impl Cluster {
             None => self.index.liveness.remove(name),
         };
         self.refresh_view(name);
+        self.index.waiting.node_changed(name);
         self.index.unsettled = true;
         old
     }
@@ -434,11 +434,6 @@ pub(super) fn want(session: &Session, generation: u64) -> Want {
     }
 }
 
-fn turn(session: &Session) -> Option<Turn> {
-    let waits = matches!(session.phase, Phase::Pending { .. });
-    waits.then(|| (Reverse(session.spec.priority), session.sequence, session.id.clone()))
-}
-
 /// When an ended session ended; one that still holds something somewhere cannot be forgotten yet.
 fn ended(session: &Session) -> Option<(UnixMillis, SessionId)> {
     match &session.phase {
@@ -465,8 +460,10 @@ fn deadline(session: &Session, start_timeout_ms: u64) -> Option<UnixMillis> {
             Some(since.plus(start_timeout_ms))
         }
         Phase::Running { since, .. } => session.spec.time_limit_ms.map(|limit| since.plus(limit)),
-        Phase::Pending { .. } | Phase::Stopping { .. } | Phase::Lost { .. } | Phase::Ended(_) => {
-            None
+        Phase::Pending { since } => {
+            let from = session.spec.start_at.unwrap_or_default().max(*since);
+            session.spec.pending_timeout_ms.map(|timeout| from.plus(timeout))
         }
+        Phase::Stopping { .. } | Phase::Lost { .. } | Phase::Ended(_) => None,
     }
 }

@@ -142,7 +142,10 @@ impl Cluster {
         let stopping =
             matches!(session.phase, Phase::Stopping { .. } | Phase::Lost { stopping: Some(_), .. });
         let event = match session.spec.on_lost {
-            OnLost::Replace if !stopping => Event::Requeued,
+            OnLost::Replace if !stopping && self.gang_is_whole(&session) => Event::Requeued,
+            OnLost::Replace if !stopping => {
+                Event::Abandoned { message: format!("node {node} was lost") }
+            }
             OnLost::Wait | OnLost::Replace => Event::NodeLost,
             OnLost::Fail => Event::Abandoned { message: format!("node {node} was lost") },
         };
@@ -165,6 +168,7 @@ impl Cluster {
             next.stranded.push(Stranded { generation: session.generation, grant, since: now });
         }
         self.put_session(next);
+        self.gang_follows(id, now);
     }
 
     pub(super) fn set_cordon(

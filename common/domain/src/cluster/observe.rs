@@ -2,6 +2,7 @@
 
 use super::input::Applied;
 use super::{Cluster, Refusal};
+use crate::class::OnPreempt;
 use crate::ids::{NodeName, SessionId};
 use crate::session::{Attempt, Event, OnLost, Phase, Report, ReportState, Session, StopReason};
 use crate::time::UnixMillis;
@@ -87,18 +88,42 @@ impl Cluster {
 
     /// One step of the lifecycle; a word that makes no sense now is no news.
     fn step(&mut self, session: &Arc<Session>, event: Event, now: UnixMillis) {
-        let moved_away = matches!(
-            (&session.phase, &event),
-            (Phase::Stopping { reason: StopReason::Drained, .. }, Event::Gone { .. })
-        );
-        if moved_away && session.spec.on_lost == OnLost::Replace {
-            return self.requeue(session, StopReason::Drained.to_string(), now);
+        if matches!(event, Event::Gone { .. })
+            && let Some(reason) = self.goes_on(session)
+        {
+            return self.requeue(session, reason.to_string(), now);
         }
         if let Ok(phase) = session.phase.after(event, now)
             && phase != session.phase
         {
             self.put_session(Session { phase, ..Session::clone(session) });
+            self.gang_follows(&session.id, now);
         }
+    }
+
+    /// Why a session that is being stopped goes back to the queue when it is gone, if it does.
+    fn goes_on(&self, session: &Arc<Session>) -> Option<StopReason> {
+        let (Phase::Stopping { reason, .. } | Phase::Lost { stopping: Some(reason), .. }) =
+            &session.phase
+        else {
+            return None;
+        };
+        let goes_on = match reason {
+            StopReason::Drained => session.spec.on_lost == OnLost::Replace,
+            StopReason::Preempted => {
+                let class = self.class(&session.spec.class());
+                class.is_ok_and(|class| class.on_preempt == OnPreempt::Requeue)
+            }
+            StopReason::Moved => true,
+            StopReason::Requested
+            | StopReason::TimeLimit
+            | StopReason::StartTimeout
+            | StopReason::Disconnected
+            | StopReason::PendingTimeout
+            | StopReason::DependencyFailed
+            | StopReason::GangEnded => false,
+        };
+        (goes_on && self.gang_is_whole(session)).then_some(*reason)
     }
 
     /// Back to the queue; the placement becomes an attempt.
@@ -110,6 +135,7 @@ impl Cluster {
         let placed_at = session.placed_at;
         next.attempts.push(Attempt { generation, grant, placed_at, at: now, reason });
         self.put_session(next);
+        self.gang_follows(&session.id, now);
     }
 
     fn free_stranded(&mut self, session: &Arc<Session>, generation: u64) {

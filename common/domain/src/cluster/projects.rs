@@ -69,8 +69,8 @@ impl Cluster {
             return Err(Refusal::ProjectInUse { project: name.clone(), sessions });
         }
         self.delete_project(name);
-        if sessions == 0 && self.usage.contains_key(name) {
-            self.delete_usage(name);
+        if sessions == 0 {
+            self.forget_history(name);
         }
         Ok(Applied::Removed)
     }

@@ -1,18 +1,16 @@
 //! Placing what waits, and what time alone brings about.
 
 use super::accounts::held_by;
+use super::standings::Standings;
 use super::{Cluster, index};
 use crate::ids::{NodeName, SessionId};
-use crate::placement::Request;
 use crate::project::Held;
+use crate::queue::{Candidate, Pass};
 use crate::reconcile::Want;
 use crate::session::{Event, Phase, Session, StopReason};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
 use std::sync::Arc;
-
-/// Kinds of request remembered as not placeable within one pass over the queue.
-const REMEMBERED_KINDS: usize = 64;
 
 /// One placement a node shall have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,51 +25,88 @@ pub struct Desired {
     pub want: Want,
 }
 
+/// What trying a unit came to.
+enum Tried {
+    /// It fits here, one grant for each of its members.
+    Fits(Vec<Arc<Session>>, Vec<Grant>),
+    NoRoom,
+    OverQuota,
+}
+
 impl Cluster {
-    /// Places every waiting session that fits now, by priority and then age; returns how many.
+    /// Places every waiting session that fits now, in the order of the queue; returns how many.
     ///
-    /// Does nothing unless something changed that may have made room.
+    /// Looks only at what changed: kinds of request that found no room are tried again once a node
+    /// that could take them has changed, and what met a quota once that has.
     pub fn schedule(&mut self, now: UnixMillis) -> usize {
         self.now = self.now.max(now);
+        self.settle(self.now);
         if !std::mem::take(&mut self.index.unsettled) {
             return 0;
         }
-        let waiting: Vec<SessionId> =
-            self.index.queue.iter().map(|(_, _, id)| id.clone()).collect();
-        let mut hopeless: Vec<Request> = Vec::new();
+        self.open_what_changed();
         let mut placed = 0;
-        for id in waiting {
-            let Some(session) = self.sessions.get(&id).cloned() else { continue };
-            let request = self.request(&session.spec);
-            if hopeless.contains(&request) {
-                continue;
-            }
-            let (project, owner) = (session.spec.project(), session.owner.clone());
-            let asked = self.least(&session.spec);
-            if self.quota_hit(&project, &owner, &asked, true).is_some() {
-                continue;
-            }
-            match self.placer.find(&request, &self.view) {
-                Some(placement) => {
-                    let asked = Held { sessions: 1, ..held_by(&session, &placement.grant) };
-                    if self.quota_hit(&project, &owner, &asked, true).is_some() {
-                        continue;
+        for priority in self.index.waiting.queue.open_priorities() {
+            let mut pass = Pass::open(&self.index.waiting.queue, priority, &self.standings());
+            while let Some(next) = pass.next(&self.index.waiting.queue, &self.standings()) {
+                match self.try_unit(&next) {
+                    Tried::Fits(members, grants) => {
+                        placed += members.len();
+                        self.bind(&members, grants, now);
+                        pass.took(&next, &self.standings());
                     }
-                    self.bind(&session, placement.grant, now);
-                    placed += 1;
+                    Tried::NoRoom => self.no_room(&next),
+                    Tried::OverQuota => self.index.waiting.queue.met_quota(&next.place),
                 }
-                None if hopeless.len() < REMEMBERED_KINDS => hopeless.push(request),
-                None => {}
             }
         }
         placed
     }
 
-    fn bind(&mut self, session: &Session, grant: Grant, now: UnixMillis) {
-        if let Ok(phase) = session.phase.after(Event::Placed(grant), now) {
-            let generation = session.generation + 1;
-            let placed_at = Some(now);
-            self.put_session(Session { phase, generation, placed_at, ..session.clone() });
+    fn standings(&self) -> Standings<'_> {
+        Standings::new(self)
+    }
+
+    fn try_unit(&mut self, next: &Candidate) -> Tried {
+        let members = self.waiting_members(&next.unit);
+        let Some(first) = members.first().cloned() else { return Tried::NoRoom };
+        let (project, user) = (&next.place.project, &next.place.user);
+        let count = members.len();
+        let least = self.least(&first.spec).times(u64::try_from(count).unwrap_or(u64::MAX));
+        if self.quota_hit(project, user, &least, true).is_some() {
+            return Tried::OverQuota;
+        }
+        let request = self.request(&first.spec);
+        self.index.waiting.searches += 1;
+        let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
+        // Only the grants tell how much fGPU whole devices are.
+        let taken = grants.iter().map(|grant| Held { sessions: 1, ..held_by(&first, grant) });
+        let taken = taken.fold(Held::default(), Held::plus);
+        match self.quota_hit(project, user, &taken, true) {
+            Some(_) => Tried::OverQuota,
+            None => Tried::Fits(members, grants),
+        }
+    }
+
+    fn no_room(&mut self, next: &Candidate) {
+        let session = self.sessions.get(&next.unit);
+        let gpu = session.and_then(|session| session.spec.resources.gpu.as_ref());
+        let part = self.least_part(gpu);
+        self.index.waiting.queue.no_room(next.place.kind, part);
+    }
+
+    fn bind(&mut self, members: &[Arc<Session>], grants: Vec<Grant>, now: UnixMillis) {
+        for (session, grant) in members.iter().zip(grants) {
+            if let Ok(phase) = session.phase.after(Event::Placed(grant), now) {
+                let generation = session.generation + 1;
+                let placed_at = Some(now);
+                self.put_session(Session {
+                    phase,
+                    generation,
+                    placed_at,
+                    ..Session::clone(session)
+                });
+            }
         }
     }
 
@@ -83,12 +118,14 @@ impl Cluster {
         {
             let reason = match self.sessions.get(&id).map(|session| &session.phase) {
                 Some(Phase::Running { .. }) => StopReason::TimeLimit,
+                Some(Phase::Pending { .. }) => StopReason::PendingTimeout,
                 _ => StopReason::StartTimeout,
             };
             if self.stop(&id, reason, None, now).is_err() {
                 break;
             }
         }
+        self.settle(self.now);
         self.forget_ended(now);
         self.write_history(now);
     }
@@ -112,7 +149,8 @@ impl Cluster {
         let keep_ms = self.settings.ended_retention_ms;
         let retention = self.index.ended.first().map(|(at, _)| at.plus(keep_ms));
         let history = self.index.accounts.checkpoint;
-        phases.into_iter().chain(retention).chain(history).min()
+        let start = self.index.waiting.next_time();
+        phases.into_iter().chain(retention).chain(history).chain(start).min()
     }
 
     /// Everything one node shall have.

@@ -164,3 +164,23 @@ fn use_counts_half_as_much_after_seven_days() {
     let later = cluster.share_of_project(&ml());
     assert!(later.abs_diff(at_end / 2) <= 2, "{later}");
 }
+
+#[test]
+fn a_project_that_is_removed_leaves_no_history() {
+    let mut cluster = cluster(&[("a1", 4)]);
+    put_project(&mut cluster, project("ml"));
+    let id = create(&mut cluster, 1, in_project("ml", spec(10_000)));
+    cluster.tick(T0.plus(HOUR));
+    assert_eq!(cluster.usage().len(), 1);
+    report(&mut cluster, "a1", &id, gone(0));
+    cluster.take_changes();
+
+    cluster.apply(Input::RemoveProject { name: ml() }, T0.plus(HOUR)).unwrap();
+    assert_eq!((cluster.usage().len(), cluster.share_of_project(&ml())), (0, 0));
+    let changes = cluster.take_changes();
+    assert_eq!(changes.deletes.len(), 2, "{:?}", changes.deletes);
+    let accounts = cluster.index.accounts.projects.len();
+    cluster.rollback(changes);
+    assert_eq!(cluster.index.accounts.projects.len(), accounts + 1);
+    assert!(cluster.share_of_project(&ml()) > 0);
+}
