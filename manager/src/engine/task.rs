@@ -1,37 +1,30 @@
 //! The loop of the engine.
 
+use super::batch::{Batch, Unit, touches_nodes};
 use super::commit::{Attempt, Pending};
-use super::plan::{Chunk, Limits, Operation, plan};
+use super::plan::Chunk;
 use super::{
-    ChangeBatch, Command, Committer, EngineError, EngineHandle, INBOX, Reply, SessionChange,
-    Snapshot,
+    ChangeBatch, Command, Committer, EngineError, EngineHandle, INBOX, SessionChange, Snapshot,
 };
 use crate::nodes::Nodes;
-use crate::records::{RecordError, encode, keys};
-use fgpu_domain::cluster::{Applied, Changes, Cluster, Input, Record, RecordKey, Refusal};
-use fgpu_domain::ids::{NodeName, SessionId};
-use fgpu_domain::session::{Phase, Progress, Session};
+use fgpu_domain::cluster::{Cluster, Desired};
+use fgpu_domain::ids::NodeName;
 use fgpu_domain::time::UnixMillis;
 use fgpu_service::clock::Clock;
 use fgpu_store::StoreError;
-use imbl::OrdMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Records after which no more is taken into a batch.
-const ENOUGH_RECORDS: usize = 100;
 /// Batches a slow watcher may lag behind before it is brought up to date as a whole.
 const WATCH_BACKLOG: usize = 256;
 /// How long to sleep when what is due cannot be done yet.
 const OVERDUE_SLEEP: Duration = Duration::from_secs(10);
 /// The longest sleep, so that a jump of the wall clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-type Sessions = OrdMap<SessionId, Arc<Session>>;
 
 /// The task that owns the state.
 pub(crate) struct Engine {
@@ -45,21 +38,25 @@ pub(crate) struct Engine {
     published: watch::Sender<Arc<Snapshot>>,
     changes: broadcast::Sender<Arc<ChangeBatch>>,
     stop: CancellationToken,
+    /// Applied in memory; written next. While a transaction is on its way, what is in here rests on
+    /// it.
+    open: Batch,
+    /// Inputs to be applied anew, before any other: what they rested on was refused.
+    redo: VecDeque<Command>,
+    /// Asked while not all that is applied was durable; no more is taken until they are answered.
+    questions: Vec<Command>,
     /// While the store is away: when it is tried again.
     probe_at: Option<Instant>,
     /// When time was last looked at, by the wall clock.
     ticked_at: UnixMillis,
 }
 
-/// What one input, or placing, changed.
-struct Unit {
-    changes: Changes,
-    /// What of it must be written: all but the progress of a pull.
-    operations: Result<Vec<Operation>, RecordError>,
-    /// Sessions as they were before they were deleted.
-    deleted: Vec<Arc<Session>>,
-    answer: Option<(Reply, Result<Applied, Refusal>)>,
-    touches_nodes: bool,
+/// What a batch looks like from outside once it is durable.
+struct Seen {
+    /// `None`: readers see no difference.
+    snapshot: Option<Arc<Snapshot>>,
+    news: Vec<SessionChange>,
+    desired: Vec<(NodeName, Vec<Desired>)>,
 }
 
 /// The leadership is gone: nothing here may be used any more.
@@ -97,6 +94,9 @@ impl Engine {
             published,
             changes,
             stop,
+            open: Batch::default(),
+            redo: VecDeque::new(),
+            questions: Vec::new(),
             probe_at,
             ticked_at,
         };
@@ -119,15 +119,25 @@ impl Engine {
             let next = || Instant::now() + self.committer.pause();
             let probe_at = *self.probe_at.get_or_insert_with(next);
             return tokio::select! {
-                command = self.inbox.recv() => self.take(command).await,
+                command = next_command(&mut self.redo, &mut self.inbox) => {
+                    self.take_without_store(command.ok_or(Deposed)?);
+                    Ok(())
+                }
                 () = tokio::time::sleep_until(probe_at) => self.probe().await,
             };
         }
         let wake = self.wake_at();
-        tokio::select! {
-            command = self.inbox.recv() => self.take(command).await,
-            () = clock.sleep_until(wake) => self.tick().await,
+        if self.open.units.is_empty() {
+            tokio::select! {
+                command = next_command(&mut self.redo, &mut self.inbox) => {
+                    self.gather(command.ok_or(Deposed)?, false);
+                }
+                () = clock.sleep_until(wake) => self.tick(),
+            }
+        } else if wake <= clock.monotonic() {
+            self.tick();
         }
+        self.fly().await
     }
 
     /// When time alone may bring something about.
@@ -142,125 +152,147 @@ impl Engine {
         monotonic + wait.min(LONGEST_SLEEP)
     }
 
-    /// Takes `first` and whatever else waits as one batch.
-    async fn take(&mut self, first: Option<Command>) -> Result<(), Deposed> {
-        let mut next = Some(first.ok_or(Deposed)?);
-        let (mut units, mut records) = (Vec::new(), 0);
+    /// Takes `first` and whatever else waits into the open batch. What is `assumed` rests on a
+    /// transaction that is still on its way.
+    fn gather(&mut self, first: Command, assumed: bool) {
+        let mut next = Some(first);
         while let Some(command) = next {
-            if let Some(unit) = self.handle(command) {
-                records += unit.operations.as_ref().map_or(1, Vec::len);
-                units.push(unit);
-            }
-            let full = units.len() >= self.max_batch || records >= ENOUGH_RECORDS;
-            next = if full { None } else { self.inbox.try_recv().ok() };
+            self.handle(command, assumed);
+            next = if self.takes_more() { self.waiting_command() } else { None };
         }
-        if self.committer.health().away().is_some() {
-            self.finish_without_store(units);
-            return Ok(());
+        if assumed && !self.takes_more() {
+            // Nothing more comes in: placing need not wait for the store either.
+            self.place();
         }
-        self.settle(units).await
+    }
+
+    fn takes_more(&self) -> bool {
+        self.questions.is_empty() && !self.open.is_full(self.max_batch)
+    }
+
+    fn waiting_command(&mut self) -> Option<Command> {
+        self.redo.pop_front().or_else(|| self.inbox.try_recv().ok())
     }
 
     /// Time limits, start timeouts, retention.
-    async fn tick(&mut self) -> Result<(), Deposed> {
-        let before = self.cluster.sessions().clone();
+    fn tick(&mut self) {
         self.ticked_at = self.clock.now();
         self.cluster.tick(self.ticked_at);
-        let unit = self.unit(&before, None, false);
-        self.settle(vec![unit]).await
+        let unit = Unit::new(self.cluster.take_changes(), None, false);
+        self.open.push(unit);
     }
 
     /// Whether the store takes writes again; then what waited goes on.
     async fn probe(&mut self) -> Result<(), Deposed> {
         self.probe_at = None;
-        match self.write(&Chunk::default()).await? {
-            Ok(()) => self.tick().await,
-            // Not yet.
-            Err(_) => Ok(()),
+        if self.write(&Chunk::default()).await?.is_ok() {
+            self.tick();
+            self.fly().await?;
         }
+        Ok(())
     }
 
-    /// Applies an input; questions are answered at once.
-    fn handle(&mut self, command: Command) -> Option<Unit> {
+    /// Applies an input; answers a question at once where all that is applied is durable.
+    fn handle(&mut self, command: Command, assumed: bool) {
         match command {
             Command::Apply { input, reply } => {
                 let touches_nodes = touches_nodes(&input);
-                let before = self.cluster.sessions().clone();
+                let again = assumed.then(|| input.clone());
                 let result = self.cluster.apply(input, self.clock.now());
-                Some(self.unit(&before, Some((reply, result)), touches_nodes))
+                let changes = self.cluster.take_changes();
+                let unit = Unit::new(changes, Some((reply, result)), touches_nodes);
+                self.open.push(unit.with_input(again));
             }
-            Command::Explain { id, reply } => {
-                // A caller that has gone needs no answer.
-                let _ = reply.send(self.cluster.explain(&id).map_err(Into::into));
-                None
-            }
-            Command::DryRun { spec, owner, reply } => {
-                let _ = reply.send(self.cluster.dry_run(&spec, &owner).map_err(Into::into));
-                None
-            }
+            question if assumed || !self.open.units.is_empty() => self.questions.push(question),
+            question => self.tell_answer(question),
         }
     }
 
-    /// What has changed since `before`, as one unit.
-    fn unit(
-        &mut self,
-        before: &Sessions,
-        answer: Option<(Reply, Result<Applied, Refusal>)>,
-        touches_nodes: bool,
-    ) -> Unit {
-        let changes = self.cluster.take_changes();
-        let gone = changes.deletes.iter().filter_map(|key| match key {
-            RecordKey::Session(id) => before.get(id).cloned(),
-            RecordKey::Node(_)
-            | RecordKey::Project(_)
-            | RecordKey::Class(_)
-            | RecordKey::Usage(_) => None,
-        });
-        let (deleted, operations) = (gone.collect(), operations(&changes, before));
-        Unit { changes, operations, deleted, answer, touches_nodes }
+    fn tell_answer(&self, question: Command) {
+        // A caller that has gone needs no answer.
+        match question {
+            Command::Explain { id, reply } => {
+                let _ = reply.send(self.cluster.explain(&id).map_err(Into::into));
+            }
+            Command::DryRun { spec, owner, reply } => {
+                let _ = reply.send(self.cluster.dry_run(&spec, &owner).map_err(Into::into));
+            }
+            // Not a question; `handle` keeps it away.
+            Command::Apply { .. } => {}
+        }
     }
 
     /// While the store is away only what changes no record is accepted.
-    fn finish_without_store(&mut self, mut units: Vec<Unit>) {
-        let writes = |unit: &Unit| !matches!(&unit.operations, Ok(list) if list.is_empty());
-        let first = units.iter().position(writes).unwrap_or(units.len());
+    fn take_without_store(&mut self, command: Command) {
+        self.handle(command, false);
+        let mut units = std::mem::take(&mut self.open).units;
+        let first = units.iter().position(Unit::writes).unwrap_or(units.len());
         let refused = units.split_off(first);
         let error = self.committer.health().away().unwrap_or(EngineError::StoreUnavailable);
         self.take_back(refused, &error);
-        self.tell(units);
+        let seen = self.seen(&units);
+        self.tell(units, seen);
     }
 
-    /// Places, writes, and tells.
-    async fn settle(&mut self, mut units: Vec<Unit>) -> Result<(), Deposed> {
-        let before = self.cluster.sessions().clone();
-        self.cluster.schedule(self.clock.now());
-        let placed = self.unit(&before, None, false);
-        units.push(placed);
-        let take = |unit: &mut Unit| std::mem::replace(&mut unit.operations, Ok(Vec::new()));
-        let chunks = match units.iter_mut().map(take).collect::<Result<Vec<_>, _>>() {
-            Ok(operations) => plan(operations, Limits::default()),
+    /// Places what waits.
+    fn place(&mut self) {
+        if !self.open.placed {
+            self.cluster.schedule(self.clock.now());
+            let changes = self.cluster.take_changes();
+            if !changes.is_empty() {
+                self.open.push(Unit::new(changes, None, false));
+            }
+            self.open.placed = true;
+        }
+    }
+
+    /// Writes the open batch and tells it; meanwhile the next one opens.
+    async fn fly(&mut self) -> Result<(), Deposed> {
+        self.place();
+        let mut batch = std::mem::take(&mut self.open);
+        let chunks = match batch.plan() {
+            Ok(chunks) => chunks,
             Err(error) => {
-                self.take_back(units, &EngineError::StoreRefused(error.to_string()));
+                self.take_back(batch.units, &error);
                 return Ok(());
             }
         };
-        let mut written = if chunks.is_empty() { units.len() } else { 0 };
-        let mut failure = None;
+        // Now, before anything else is applied.
+        let seen = self.seen(&batch.units);
+        let mut written = 0;
         for chunk in &chunks {
             match self.write(chunk).await? {
                 Ok(()) => written = chunk.complete,
                 Err(error) => {
-                    failure = Some(error);
-                    break;
+                    self.fall_back(batch.units, written, &error);
+                    return Ok(());
                 }
             }
         }
-        if let Some(error) = failure {
-            let rest = units.split_off(written);
-            self.take_back(rest, &error);
+        self.tell(batch.units, seen);
+        if self.open.units.is_empty() {
+            for question in std::mem::take(&mut self.questions) {
+                self.tell_answer(question);
+            }
         }
-        self.tell(units);
         Ok(())
+    }
+
+    /// The store refused `units` from `written` on: undoes them and what rests on them, which is
+    /// then applied anew.
+    fn fall_back(&mut self, mut units: Vec<Unit>, written: usize, error: &EngineError) {
+        for unit in std::mem::take(&mut self.open).units.into_iter().rev() {
+            let (changes, again) = unit.undo();
+            self.cluster.rollback(changes);
+            if let Some(command) = again {
+                self.redo.push_front(command);
+            }
+        }
+        let rest = units.split_off(written);
+        self.take_back(rest, error);
+        let seen = self.seen(&units);
+        self.tell(units, seen);
+        self.redo.extend(self.questions.drain(..));
     }
 
     /// Writes one transaction; returns when its outcome is certain.
@@ -277,15 +309,19 @@ impl Engine {
         }
     }
 
-    /// Sends once. While the store is known to be away, callers are answered instead of kept waiting.
+    /// Sends once, and takes in what comes meanwhile. While the store is known to be away, callers
+    /// are answered instead of kept waiting.
     async fn send(&mut self, pending: &Pending) -> Result<i64, StoreError> {
         let sent = self.committer.send(pending);
         tokio::pin!(sent);
         loop {
-            let away = self.committer.health().away();
+            let away = self.committer.health().away().is_some();
+            let takes = away || self.takes_more();
             tokio::select! {
                 answer = &mut sent => return answer,
-                Some(command) = self.inbox.recv(), if away.is_some() => self.answer(command, pending),
+                Some(command) = next_command(&mut self.redo, &mut self.inbox), if takes => {
+                    if away { self.answer(command, pending) } else { self.gather(command, true) }
+                }
             }
         }
     }
@@ -308,9 +344,7 @@ impl Engine {
         if !pending.is_probe() {
             return refuse(command, self.committer.health().away());
         }
-        if let Some(unit) = self.handle(command) {
-            self.finish_without_store(vec![unit]);
-        }
+        self.take_without_store(command);
     }
 
     /// Undoes units, the last first, and answers their callers.
@@ -323,61 +357,47 @@ impl Engine {
         }
     }
 
-    /// Publishes what is durable: readers, agents, watchers, and last the callers.
-    fn tell(&mut self, units: Vec<Unit>) {
-        let mut wanted: BTreeSet<NodeName> = BTreeSet::new();
-        let mut news = Vec::new();
-        let (mut touches_nodes, mut changed) = (false, false);
-        for unit in &units {
-            wanted.extend(unit.changes.desired.iter().cloned());
-            touches_nodes |= unit.touches_nodes;
-            changed |= !unit.changes.is_empty();
-            news.extend(unit.changes.puts.iter().filter_map(|record| match record {
-                Record::Session(session) => Some(SessionChange::Changed(session.clone())),
-                Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
-            }));
-            news.extend(unit.deleted.iter().cloned().map(SessionChange::Removed));
+    /// What the state, which ends with `units`, looks like from outside.
+    fn seen(&self, units: &[Unit]) -> Seen {
+        let touches_nodes = units.iter().any(|unit| unit.touches_nodes);
+        let changed = touches_nodes || units.iter().any(|unit| !unit.changes.is_empty());
+        let old = self.published.borrow().clone();
+        let states = (!touches_nodes).then(|| Arc::clone(&old.states));
+        let snapshot =
+            changed.then(|| Arc::new(Snapshot::of(&self.cluster, old.version + 1, states)));
+        let wanted: BTreeSet<&NodeName> =
+            units.iter().flat_map(|unit| &unit.changes.desired).collect();
+        let desired = wanted.into_iter().map(|name| (name.clone(), self.cluster.desired(name)));
+        let news = units.iter().flat_map(Unit::news).collect();
+        Seen { snapshot, news, desired: desired.collect() }
+    }
+
+    /// Publishes what is durable: readers, watchers, agents, and last the callers.
+    fn tell(&self, units: Vec<Unit>, seen: Seen) {
+        if let Some(snapshot) = seen.snapshot {
+            self.published.send_replace(Arc::clone(&snapshot));
+            if !seen.news.is_empty() {
+                // Nobody may be watching.
+                let _ = self.changes.send(Arc::new(ChangeBatch { snapshot, changes: seen.news }));
+            }
         }
-        if changed || touches_nodes {
-            self.publish(touches_nodes, news);
-        }
-        for name in wanted {
-            self.nodes.ensure(&name).set_desired(self.cluster.desired(&name));
+        for (name, desired) in seen.desired {
+            self.nodes.ensure(&name).set_desired(desired);
         }
         for (reply, result) in units.into_iter().filter_map(|unit| unit.answer) {
             let _ = reply.send(result.map_err(Into::into));
         }
     }
-
-    fn publish(&mut self, touches_nodes: bool, changes: Vec<SessionChange>) {
-        let old = self.published.borrow().clone();
-        let states = (!touches_nodes).then(|| Arc::clone(&old.states));
-        let snapshot = Arc::new(Snapshot::of(&self.cluster, old.version + 1, states));
-        self.published.send_replace(Arc::clone(&snapshot));
-        if !changes.is_empty() {
-            // Nobody may be watching.
-            let _ = self.changes.send(Arc::new(ChangeBatch { snapshot, changes }));
-        }
-    }
 }
 
-fn touches_nodes(input: &Input) -> bool {
-    match input {
-        Input::Create { .. }
-        | Input::Stop { .. }
-        | Input::Remove { .. }
-        | Input::PutProject { .. }
-        | Input::RemoveProject { .. }
-        | Input::PutClass { .. }
-        | Input::RemoveClass { .. }
-        | Input::Reports { .. } => false,
-        Input::Register { .. }
-        | Input::Inventory { .. }
-        | Input::Liveness { .. }
-        | Input::Cordon { .. }
-        | Input::Labels { .. }
-        | Input::CordonDevice { .. }
-        | Input::RemoveNode { .. } => true,
+/// The next command: what must be applied anew comes first. Nothing is lost if it is dropped.
+async fn next_command(
+    redo: &mut VecDeque<Command>,
+    inbox: &mut mpsc::Receiver<Command>,
+) -> Option<Command> {
+    match redo.pop_front() {
+        Some(command) => Some(command),
+        None => inbox.recv().await,
     }
 }
 
@@ -389,51 +409,4 @@ fn refuse(command: Command, away: Option<EngineError>) {
             drop(reply.send(Err(error)));
         }
     }
-}
-
-/// What of `changes` must be written.
-fn operations(changes: &Changes, before: &Sessions) -> Result<Vec<Operation>, RecordError> {
-    let mut operations = Vec::with_capacity(changes.puts.len() + changes.deletes.len());
-    for record in &changes.puts {
-        let (key, value) = match record {
-            Record::Session(session) if is_progress(before.get(&session.id), session) => continue,
-            Record::Session(session) => {
-                let key = keys::session(&session.id);
-                let value = encode(&key, &**session)?;
-                (key, value)
-            }
-            Record::Node(node) => {
-                let key = keys::node(&node.name);
-                let value = encode(&key, &**node)?;
-                (key, value)
-            }
-            Record::Project(project) => {
-                let key = keys::project(&project.name);
-                let value = encode(&key, &**project)?;
-                (key, value)
-            }
-            Record::Class(class) => {
-                let key = keys::class(&class.name);
-                let value = encode(&key, &**class)?;
-                (key, value)
-            }
-            Record::Usage(usage) => {
-                let key = keys::usage(&usage.project);
-                let value = encode(&key, &**usage)?;
-                (key, value)
-            }
-        };
-        operations.push((key, Some(value)));
-    }
-    operations.extend(changes.deletes.iter().map(|key| (keys::of(key), None)));
-    Ok(operations)
-}
-
-/// Whether nothing but the progress of a pull differs: shown, but not worth a write.
-fn is_progress(before: Option<&Arc<Session>>, after: &Session) -> bool {
-    let Some(before) = before else { return false };
-    let pulls = |session: &Session| {
-        matches!(session.phase, Phase::Starting { progress: Progress::Pulling { .. }, .. })
-    };
-    pulls(before) && pulls(after) && before.generation == after.generation
 }

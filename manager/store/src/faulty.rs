@@ -25,6 +25,9 @@ pub enum Fault {
     Full,
     /// The call is passed on after this time.
     Delay(Duration),
+    /// A commit is refused for what it is after this time and does nothing; other calls are passed
+    /// on.
+    Refuse(Duration),
 }
 
 /// A [`Store`] that passes calls on to another one, except where a fault is planned.
@@ -102,7 +105,7 @@ impl<S: Store> FaultyStore<S> {
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         match self.next_fault() {
-            Fault::None | Fault::Full => call.await,
+            Fault::None | Fault::Full | Fault::Refuse(_) => call.await,
             Fault::Unavailable | Fault::LostRequest => Err(unavailable()),
             Fault::LostAck => match call.await {
                 Ok(_) => Err(unavailable()),
@@ -135,6 +138,10 @@ impl<S: Store> Store for FaultyStore<S> {
             Fault::Delay(time) => {
                 tokio::time::sleep(time).await;
                 self.inner.commit(txn).await
+            }
+            Fault::Refuse(time) => {
+                tokio::time::sleep(time).await;
+                Err(StoreError::Invalid { detail: "made to be refused".to_owned() })
             }
         }
     }

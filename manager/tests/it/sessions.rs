@@ -228,18 +228,18 @@ async fn time_limits_and_retention_come_due_by_the_clock() {
 }
 
 #[tokio::test]
-async fn the_progress_of_a_pull_is_shown_but_only_its_begin_is_written() {
+async fn the_progress_of_starting_is_shown_but_not_written() {
     let world = World::new().await;
     let manager = world.start().await;
     let agent = FakeAgent::join(&manager, "a1").await;
     let id = manager.create(spec(1000)).await.id;
     let wanted = agent.wants(&id).await;
+    let before = world.store.commits();
     let pulling = |done_bytes| {
         v1::session_report::State::Pulling(v1::Pulling { done_bytes, total_bytes: 100 })
     };
     agent.report(&wanted, pulling(1)).await;
     manager.reaches(&id, v1::Phase::Pulling).await;
-    let before = world.store.commits();
     for done in 2..=50 {
         agent.report(&wanted, pulling(done)).await;
     }

@@ -1,9 +1,11 @@
 //! A store that fails: nothing acknowledged is lost, nothing is doubled.
 
 use crate::agent::{FakeAgent, gone, registration, running};
-use crate::harness::{World, code, create_with, eventually, spec};
+use crate::harness::{Running, World, code, create_with, eventually, spec};
 use fgpu_store::{Fault, Store as _};
 use fgpu_wire::v1;
+use std::time::Duration;
+use tonic::Status;
 
 #[tokio::test]
 async fn a_lost_answer_of_the_store_neither_doubles_nor_loses_a_session() {
@@ -133,6 +135,75 @@ async fn many_creates_at_once_share_few_writes_and_all_are_durable() {
     let commits = world.store.commits() - before;
     assert!(commits < 200, "{commits} commits for 200 creates");
     assert_eq!(world.records().await, 200);
+    manager.stop().await;
+}
+
+/// Creates a session while the commit of another one is on its way and meets `fault`; gives the
+/// answers of both, and how many commits there were.
+async fn create_during(
+    world: &World,
+    manager: &Running,
+    fault: Fault,
+    requests: [v1::CreateSessionRequest; 2],
+) -> ([Result<v1::Session, Status>; 2], usize) {
+    let [first, second] = requests;
+    let before = world.store.commits();
+    let create = |request| {
+        let mut client = manager.sessions();
+        tokio::spawn(async move {
+            let created = client.create_session(request).await?.into_inner();
+            created.session.ok_or_else(|| Status::internal("no session"))
+        })
+    };
+    world.store.fail_next_commits([fault]);
+    let first = create(first);
+    eventually("the first is on its way", async || {
+        if world.store.commits() > before { Ok(()) } else { Err("nothing yet".to_owned()) }
+    })
+    .await;
+    let second = create(second);
+    let answers = [first.await.unwrap(), second.await.unwrap()];
+    (answers, world.store.commits() - before)
+}
+
+#[tokio::test]
+async fn what_comes_while_a_write_is_on_its_way_is_told_only_after_it() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let agent = FakeAgent::join(&manager, "a1").await;
+    let requests = ["request-1", "request-2"].map(create_with);
+
+    let slow = Fault::Delay(Duration::from_millis(300));
+    let (answers, commits) = create_during(&world, &manager, slow, requests).await;
+
+    assert_eq!(commits, 2);
+    for session in answers {
+        agent.wants(&session.unwrap().id).await;
+    }
+    assert_eq!(world.records().await, 2);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn what_rests_on_a_refused_write_is_undone_and_applied_anew() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let agent = FakeAgent::join(&manager, "a1").await;
+    // The second may have the name only if the first has not got it.
+    let requests = ["request-1", "request-2"].map(|request| {
+        let named = v1::SessionSpec { name: "train".to_owned(), ..spec(10_000) };
+        v1::CreateSessionRequest { spec: Some(named), ..create_with(request) }
+    });
+
+    let refusing = Fault::Refuse(Duration::from_millis(300));
+    let (answers, _) = create_during(&world, &manager, refusing, requests).await;
+
+    let [first, second] = answers;
+    assert!(first.unwrap_err().message().contains("made to be refused"));
+    let id = second.unwrap().id;
+    agent.wants(&id).await;
+    assert_eq!(manager.list().await.iter().map(|s| s.id.clone()).collect::<Vec<_>>(), [id]);
+    assert_eq!(world.restored().await.sessions().len(), 1);
     manager.stop().await;
 }
 

@@ -1,0 +1,159 @@
+//! What is applied in memory and not yet told: units, gathered into batches.
+
+use super::Command;
+use super::plan::{Chunk, Limits, Operation, plan};
+use super::{EngineError, Reply, SessionChange};
+use crate::records::{RecordError, encode, keys};
+use fgpu_domain::cluster::{Applied, Changes, Input, Record, RecordKey, Refusal};
+use fgpu_domain::session::{Phase, Session};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Records after which no more is taken into a batch.
+const ENOUGH_RECORDS: usize = 100;
+
+/// What one input, or placing, changed.
+pub(super) struct Unit {
+    pub(super) changes: Changes,
+    /// What of it must be written: all but the progress of starting.
+    operations: Result<Vec<Operation>, RecordError>,
+    /// Sessions as they were before they were deleted.
+    deleted: Vec<Arc<Session>>,
+    pub(super) answer: Option<(Reply, Result<Applied, Refusal>)>,
+    /// The input, while what it was applied to is not durable: it may have to be applied anew.
+    input: Option<Input>,
+    pub(super) touches_nodes: bool,
+}
+
+/// Units that are written together.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) units: Vec<Unit>,
+    records: usize,
+    /// Whether what waits was placed since the last unit.
+    pub(super) placed: bool,
+}
+
+impl Unit {
+    pub(super) fn new(
+        changes: Changes,
+        answer: Option<(Reply, Result<Applied, Refusal>)>,
+        touches_nodes: bool,
+    ) -> Self {
+        let gone = changes.deletes.iter().filter_map(|key| match key {
+            RecordKey::Session(id) => changes.before(id).cloned(),
+            RecordKey::Node(_)
+            | RecordKey::Project(_)
+            | RecordKey::Class(_)
+            | RecordKey::Usage(_) => None,
+        });
+        let (deleted, operations) = (gone.collect(), operations(&changes));
+        Self { changes, operations, deleted, answer, input: None, touches_nodes }
+    }
+
+    /// With the input it came from.
+    pub(super) fn with_input(mut self, input: Option<Input>) -> Self {
+        self.input = input;
+        self
+    }
+
+    pub(super) fn writes(&self) -> bool {
+        !matches!(&self.operations, Ok(list) if list.is_empty())
+    }
+
+    /// What watchers are told of it.
+    pub(super) fn news(&self) -> impl Iterator<Item = SessionChange> {
+        let changed = self.changes.puts.iter().filter_map(|record| match record {
+            Record::Session(session) => Some(SessionChange::Changed(session.clone())),
+            Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
+        });
+        changed.chain(self.deleted.iter().cloned().map(SessionChange::Removed))
+    }
+
+    /// Its changes, to be undone, and what must be asked again then.
+    pub(super) fn undo(self) -> (Changes, Option<Command>) {
+        let again = self.input.zip(self.answer);
+        let again = again.map(|(input, (reply, _))| Command::Apply { input, reply });
+        (self.changes, again)
+    }
+}
+
+impl Batch {
+    pub(super) fn push(&mut self, unit: Unit) {
+        self.records += unit.operations.as_ref().map_or(1, Vec::len);
+        self.placed = false;
+        self.units.push(unit);
+    }
+
+    /// Whether `limit` inputs, or enough for a transaction, are in it.
+    pub(super) fn is_full(&self, limit: usize) -> bool {
+        self.units.len() >= limit || self.records >= ENOUGH_RECORDS
+    }
+
+    /// The transactions that write it.
+    pub(super) fn plan(&mut self) -> Result<Vec<Chunk>, EngineError> {
+        let take = |unit: &mut Unit| std::mem::replace(&mut unit.operations, Ok(Vec::new()));
+        let operations = self.units.iter_mut().map(take).collect::<Result<Vec<_>, _>>();
+        let refused = |error: RecordError| EngineError::StoreRefused(error.to_string());
+        Ok(plan(operations.map_err(refused)?, Limits::default()))
+    }
+}
+
+/// Whether it may change which nodes there are and what state they are in.
+pub(super) fn touches_nodes(input: &Input) -> bool {
+    match input {
+        Input::Create { .. }
+        | Input::Stop { .. }
+        | Input::Remove { .. }
+        | Input::PutProject { .. }
+        | Input::RemoveProject { .. }
+        | Input::PutClass { .. }
+        | Input::RemoveClass { .. }
+        | Input::Reports { .. } => false,
+        Input::Register { .. }
+        | Input::Inventory { .. }
+        | Input::Liveness { .. }
+        | Input::Cordon { .. }
+        | Input::Labels { .. }
+        | Input::CordonDevice { .. }
+        | Input::RemoveNode { .. } => true,
+    }
+}
+
+/// What of `changes` must be written.
+fn operations(changes: &Changes) -> Result<Vec<Operation>, RecordError> {
+    let mut operations = Vec::with_capacity(changes.puts.len() + changes.deletes.len());
+    for record in &changes.puts {
+        let operation = match record {
+            Record::Session(session) if is_progress(changes.before(&session.id), session) => {
+                continue;
+            }
+            Record::Session(session) => put(keys::session(&session.id), &**session),
+            Record::Node(node) => put(keys::node(&node.name), &**node),
+            Record::Project(project) => put(keys::project(&project.name), &**project),
+            Record::Class(class) => put(keys::class(&class.name), &**class),
+            Record::Usage(usage) => put(keys::usage(&usage.project), &**usage),
+        };
+        operations.push(operation?);
+    }
+    operations.extend(changes.deletes.iter().map(|key| (keys::of(key), None)));
+    Ok(operations)
+}
+
+fn put(key: String, record: &impl Serialize) -> Result<Operation, RecordError> {
+    let value = encode(&key, record)?;
+    Ok((key, Some(value)))
+}
+
+/// Whether nothing differs but how far starting has come: shown, but not worth a write. Who reads the
+/// records anew hears it from the agent.
+fn is_progress(before: Option<&Arc<Session>>, after: &Session) -> bool {
+    let Some(before) = before else { return false };
+    let placed = matches!(before.phase, Phase::Scheduled { .. } | Phase::Starting { .. });
+    placed
+        && matches!(after.phase, Phase::Starting { .. })
+        && before.generation == after.generation
+        && before.stop_grace_ms == after.stop_grace_ms
+        && before.stranded == after.stranded
+        && before.attempts.len() == after.attempts.len()
+}
