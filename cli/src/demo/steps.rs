@@ -150,7 +150,7 @@ impl Stage<'_> {
             ..SessionSpec::default()
         };
         let request_id = format!("demo-{}-{name}", std::process::id());
-        let request = CreateSessionRequest { spec: Some(spec), request_id };
+        let request = CreateSessionRequest { spec: Some(spec), request_id, members: None };
         run::create(self.link, &request).await
     }
 

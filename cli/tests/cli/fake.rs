@@ -280,5 +280,5 @@ pub fn ended(code: i32) -> Session {
 
 /// A create that is accepted.
 pub fn accepted() -> Result<CreateSessionResponse, Status> {
-    Ok(CreateSessionResponse { session: Some(session(Phase::Pending)), existed: false })
+    Ok(CreateSessionResponse { session: Some(session(Phase::Pending)), ..Default::default() })
 }

@@ -198,6 +198,10 @@ impl Engine {
                 let _ = reply.send(self.cluster.dry_run(&spec, &owner).map_err(Into::into));
                 None
             }
+            Command::Ask(question) => {
+                question.answer(Ok(&self.cluster));
+                None
+            }
         }
     }
 
@@ -388,6 +392,7 @@ fn refuse(command: Command, away: Option<EngineError>) {
         Command::Explain { reply, .. } | Command::DryRun { reply, .. } => {
             drop(reply.send(Err(error)));
         }
+        Command::Ask(question) => question.answer(Err(error)),
     }
 }
 
