@@ -151,7 +151,7 @@ impl Stage<'_> {
         };
         let request_id = format!("demo-{}-{name}", std::process::id());
         let request = CreateSessionRequest { spec: Some(spec), request_id, members: None };
-        run::create(self.link, &request).await
+        run::first(run::create(self.link, &request).await?)
     }
 
     async fn until_running(&self, session: &v1::Session) -> Result<v1::Session, Failure> {
