@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use fgpu_domain::ids::ProjectName;
 
 use crate::failure::Failure;
 use crate::output::{self, ListArgs, Table};
@@ -38,6 +39,9 @@ pub(crate) struct Context {
     /// File with the certificates to trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
+    /// Project of sessions that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project: Option<String>,
 }
 
 /// `fgpu context …`
@@ -77,6 +81,9 @@ pub(crate) struct SetArgs {
     /// File with the certificates to trust, PEM
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Project of sessions that name none; empty: the cluster's own, `default`
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -86,6 +93,7 @@ struct ContextView {
     address: String,
     has_token: bool,
     ca: Option<PathBuf>,
+    project: Option<String>,
 }
 
 /// Runs `fgpu context …`.
@@ -117,13 +125,14 @@ fn list(file: &Contexts, args: &ListArgs) -> Result<(), Failure> {
         address: context.address.clone(),
         has_token: context.token.is_some(),
         ca: context.ca.clone(),
+        project: context.project.clone(),
     };
     let views: Vec<_> = file.contexts.iter().map(view).collect();
     args.print(
         &views,
         |view| view.name.clone(),
         |views| {
-            let mut table = Table::new(&["", "NAME", "ADDRESS", "TOKEN", "CA"]);
+            let mut table = Table::new(&["", "NAME", "ADDRESS", "TOKEN", "PROJECT", "CA"]);
             for view in views {
                 let yes = |yes: bool, text: &str| if yes { text.to_owned() } else { String::new() };
                 let ca = view.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
@@ -132,6 +141,7 @@ fn list(file: &Contexts, args: &ListArgs) -> Result<(), Failure> {
                     view.name.clone(),
                     view.address.clone(),
                     yes(view.has_token, "yes"),
+                    view.project.clone().unwrap_or_default(),
                     ca,
                 ]);
             }
@@ -169,9 +179,22 @@ fn set(file: &mut Contexts, args: SetArgs) -> Result<(), Failure> {
         })?;
         context.ca = Some(absolute);
     }
+    if let Some(project) = args.project {
+        context.project = project_of(&project)?;
+    }
     file.current.get_or_insert_with(|| args.name.clone());
     output::say(format!("context `{}` is saved", args.name));
     Ok(())
+}
+
+/// `None` for the empty text.
+fn project_of(text: &str) -> Result<Option<String>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let project = text.parse::<ProjectName>();
+    let project = project.map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(Some(project.to_string()))
 }
 
 /// The token in a file, or on standard input for `-`.
@@ -276,6 +299,7 @@ mod tests {
             address: "http://127.0.0.1:7070".to_owned(),
             token: Some("secret".to_owned()),
             ca: None,
+            project: Some("research".to_owned()),
         };
         Contexts {
             current: Some("local".to_owned()),

@@ -7,7 +7,7 @@ use crate::connect::{ConnectArgs, Repeat};
 use crate::failure::Failure;
 use crate::output::{self, Format, OutputArgs};
 use crate::progress;
-use crate::view::ExplainView;
+use crate::view::{ExplainView, HoldView};
 
 /// `fgpu explain`
 #[derive(Debug, Args)]
@@ -49,6 +49,7 @@ pub(crate) fn render(view: &ExplainView) -> String {
         };
         lines.push(format!("  position {position} in the queue{ahead}"));
     }
+    lines.extend(view.holds.iter().map(|hold| format!("  {}", hold_line(hold, output::now_ms()))));
     if let Some(grant) = &view.grant {
         lines.push(format!("  on {}", progress::grant_line(grant)));
     }
@@ -73,6 +74,18 @@ pub(crate) fn render(view: &ExplainView) -> String {
         format!("  {age} ago on {node}: {}", attempt.reason)
     }));
     lines.join("\n") + "\n"
+}
+
+/// What else keeps it waiting; a time is said as people say it.
+fn hold_line(hold: &HoldView, now_ms: u64) -> String {
+    let at = hold.metadata.get("start_at_ms").and_then(|at| at.parse::<u64>().ok());
+    match at {
+        Some(at) => {
+            let wait = output::age(at.saturating_sub(now_ms));
+            format!("not before {}, in {wait}", output::instant(at))
+        }
+        None => hold.text.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ Examples:
   fgpu run --gpu-memory 20GiB --gpu-compute 30% -d --name train --image my/image
   fgpu run --gpus 2 -it --image ubuntu -- bash
   fgpu run --fgpu 10 --dry-run
+  fgpu run -d --fgpu 1 --array 1-100%10 --image my/image -- sh -c 'python eval.py $FGPU_ARRAY_INDEX'
+  fgpu run -d --gpus 8 --size 4 --image my/image -- torchrun train.py
+  fgpu run -d --after train --start-at +2h --image my/image -- python report.py
 
 While the session waits, its place in the queue and what is missing are shown. Ctrl-C stops the
 session politely; a second one leaves it alone. The exit code is that of the session, or 125 where
@@ -35,18 +38,47 @@ pub(crate) const STOP_HELP: &str = "\
 Examples:
   fgpu stop train
   fgpu stop --grace 1m train eval
-  fgpu stop $(fgpu ps -q)";
+  fgpu stop $(fgpu ps -q)
+  fgpu stop sweep; fgpu stop sweep/7              all of an array, or one of its sessions";
 
 pub(crate) const WAIT_HELP: &str = "\
 Prints a line for each session: id, outcome, exit code. The exit code is that of the first session,
-as named, that did not return 0.";
+as named, that did not return 0. An array or gang is all of its sessions, one line each.";
 
 pub(crate) const CONTEXT_HELP: &str = "\
 Contexts are kept in ~/.config/fgpu/config.toml, readable by you alone.
 
 Examples:
   fgpu context set lab --address https://gpu.example:7070 --ca ca.pem --token-file token
+  fgpu context set lab --project research
   fgpu context use lab";
+
+pub(crate) const PROJECT_HELP: &str = "\
+Every session belongs to a project: that of `--project`, of FGPU_PROJECT or of the context, else
+`default`. Administrators make and change projects; people see those they may use.
+
+Examples:
+  fgpu project create research --weight 300 --member ann --member bob
+  fgpu project set research --add-member cyd
+  fgpu project get research";
+
+pub(crate) const QUOTA_HELP: &str = "\
+What a project or a user holds over a new limit is not taken away; nothing is added until it fits.
+
+Examples:
+  fgpu quota get --project research
+  fgpu quota set --project research --fgpu 40 --memory 512GiB --pending 100
+  fgpu quota set --project research --each-user --fgpu 10
+  fgpu quota set --project research --user ann --fgpu 20 --sessions none
+  fgpu quota set --project research --user ann --reset";
+
+pub(crate) const CLASS_HELP: &str = "\
+`low`, `normal` and `high` are there from the start.
+
+Examples:
+  fgpu class list
+  fgpu class set urgent --priority 200 --may-preempt yes
+  fgpu class set low --min-run 10m --on-preempt requeue";
 
 pub(crate) const DEVICE_HELP: &str = "\
 Examples:

@@ -7,6 +7,7 @@
 
 mod admin;
 mod bench;
+mod classes;
 mod connect;
 mod context;
 mod daemon;
@@ -24,6 +25,8 @@ mod output;
 mod parse;
 mod port_forward;
 mod progress;
+mod projects;
+mod quotas;
 mod run;
 mod sessions;
 mod simulate;
@@ -101,6 +104,15 @@ pub(crate) enum Command {
     /// Look at devices, their slices and the sessions that hold them
     #[command(subcommand, after_help = help::DEVICE_HELP)]
     Device(devices::DeviceCommand),
+    /// Manage projects: whose use is counted together
+    #[command(subcommand, after_help = help::PROJECT_HELP)]
+    Project(projects::ProjectCommand),
+    /// Look at and set what projects and users may hold
+    #[command(subcommand, after_help = help::QUOTA_HELP)]
+    Quota(quotas::QuotaCommand),
+    /// Manage priority classes: who goes first, and who may take whose place
+    #[command(subcommand, after_help = help::CLASS_HELP)]
+    Class(classes::ClassCommand),
     /// Create and revoke access tokens
     #[command(subcommand)]
     Token(admin::TokenCommand),
@@ -164,6 +176,9 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Explain(args) => client(explain::run(args)).map(done),
         Command::Node(command) => client(nodes::run(command)).map(done),
         Command::Device(command) => client(devices::run(command)).map(done),
+        Command::Project(command) => client(projects::run(command)).map(done),
+        Command::Quota(command) => client(quotas::run(command)).map(done),
+        Command::Class(command) => client(classes::run(command)).map(done),
         Command::Token(command) => client(admin::token(command)).map(done),
         Command::Cluster(args) => client(admin::cluster(args)).map(done),
         Command::Context(command) => context::run(command).map(done),

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::io::{self, Write};
+use time::format_description::well_known::Rfc3339;
 
 use crate::failure::Failure;
 
@@ -166,6 +167,14 @@ pub(crate) fn age_of(since_ms: u64, now_ms: u64) -> String {
     }
 }
 
+/// A time, Unix milliseconds, as `2026-03-01T08:00:00Z`.
+pub(crate) fn instant(at_ms: u64) -> String {
+    let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
+    let time = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{at_ms} ms after 1970"))
+}
+
 /// Now, in Unix milliseconds.
 pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -194,6 +203,12 @@ mod tests {
             fields(&[("id", "7f3c".into()), ("reason", String::new()), ("devices", "a\nb".into())]);
 
         assert_eq!(text, "id:       7f3c\ndevices:  a\n          b\n");
+    }
+
+    #[test]
+    fn a_time_is_shown_to_the_second() {
+        assert_eq!(instant(1_772_352_000_123), "2026-03-01T08:00:00Z");
+        assert_eq!(instant(u64::MAX), "18446744073709551615 ms after 1970");
     }
 
     #[test]

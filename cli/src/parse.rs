@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use fgpu_domain::units::{ComputeMilli, CpuMilli, Fgpu, MemoryBytes};
 
+use fgpu_wire::v1::{Dependency, DependencyCondition};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 /// A compute share, or none of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ComputeArg {
@@ -11,6 +15,24 @@ pub(crate) enum ComputeArg {
     Share(ComputeMilli),
     /// What others leave.
     Shared,
+}
+
+/// A limit to set, or to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit<T> {
+    /// At most this.
+    At(T),
+    /// Not limited.
+    Unlimited,
+}
+
+/// When something shall happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// At this time, Unix milliseconds.
+    At(u64),
+    /// After this long.
+    In(Duration),
 }
 
 /// A host folder in a container.
@@ -68,6 +90,65 @@ pub(crate) fn some_duration(text: &str) -> Result<Duration, String> {
 /// Milliseconds of a duration.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `2026-03-01T08:00:00Z`, with any offset, or `+2h` from now.
+pub(crate) fn when(text: &str) -> Result<When, String> {
+    const HINT: &str = "write a time such as `2026-03-01T08:00:00+01:00`, or `+2h` from now";
+    if let Some(after) = text.strip_prefix('+') {
+        return some_duration(after).map(When::In);
+    }
+    let time = OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|error| format!("`{text}` is no time ({error}): {HINT}"))?;
+    let ms = u64::try_from(time.unix_timestamp_nanos() / 1_000_000);
+    ms.map(When::At).map_err(|_| format!("`{text}` lies before 1970: {HINT}"))
+}
+
+impl<T> Limit<T> {
+    /// The same limit in other terms.
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Limit<U> {
+        match self {
+            Self::At(amount) => Limit::At(change(amount)),
+            Self::Unlimited => Limit::Unlimited,
+        }
+    }
+}
+
+impl When {
+    /// In Unix milliseconds.
+    pub(crate) fn since(self, now_ms: u64) -> u64 {
+        match self {
+            Self::At(at) => at,
+            Self::In(after) => now_ms.saturating_add(millis(after)),
+        }
+    }
+}
+
+/// `SESSION`, `SESSION:ok` or `SESSION:any`.
+pub(crate) fn after(text: &str) -> Result<Dependency, String> {
+    let (session, condition) = match text.rsplit_once(':') {
+        None => (text, DependencyCondition::Ok),
+        Some((session, "ok")) => (session, DependencyCondition::Ok),
+        Some((session, "any")) => (session, DependencyCondition::Any),
+        Some((_, other)) => {
+            return Err(format!("`{other}` is no condition: write `SESSION:ok` or `SESSION:any`"));
+        }
+    };
+    match session {
+        "" => Err(format!("`{text}` names no session: write `SESSION:ok` or `SESSION:any`")),
+        session => Ok(Dependency { session: session.to_owned(), condition: condition.into() }),
+    }
+}
+
+/// An amount, or `none`.
+pub(crate) fn limit<T: std::str::FromStr>(text: &str) -> Result<Limit<T>, String>
+where
+    T::Err: std::fmt::Display,
+{
+    if text == "none" {
+        return Ok(Limit::Unlimited);
+    }
+    text.parse().map(Limit::At).map_err(|error| format!("{error}, or `none`"))
 }
 
 /// An fGPU amount above zero. Whether the cluster's quantum allows it, the manager says.
@@ -185,6 +266,38 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(some_duration("0s").is_err());
+    }
+
+    #[test]
+    fn a_time_is_written_out_or_counted_from_now() {
+        assert_eq!(when("1970-01-01T00:00:01Z"), Ok(When::At(1000)));
+        assert_eq!(when("1970-01-01T01:00:01.5+01:00"), Ok(When::At(1500)));
+        assert_eq!(when("+1h30m").unwrap().since(1000), 5_401_000);
+        assert_eq!(when("1970-01-01T00:00:01Z").unwrap().since(5000), 1000);
+        for bad in
+            ["", "tomorrow", "08:00", "+", "+0s", "2026-13-01T00:00:00Z", "1960-01-01T00:00:00Z"]
+        {
+            assert!(when(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_followed_has_a_condition_or_is_to_complete() {
+        let read = |text: &str| after(text).map(|after| (after.session.clone(), after.condition()));
+        assert_eq!(read("train"), Ok(("train".to_owned(), DependencyCondition::Ok)));
+        assert_eq!(read("train/3:ok"), Ok(("train/3".to_owned(), DependencyCondition::Ok)));
+        assert_eq!(read("train:any"), Ok(("train".to_owned(), DependencyCondition::Any)));
+        for bad in ["", ":any", "train:failed", "train:"] {
+            assert!(after(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_limit_may_be_nothing_at_all_or_none() {
+        assert_eq!(limit::<Fgpu>("2.5"), Ok(Limit::At(Fgpu(2500))));
+        assert_eq!(limit::<u64>("0"), Ok(Limit::At(0)));
+        assert_eq!(limit::<MemoryBytes>("none"), Ok(Limit::Unlimited));
+        assert!(limit::<u64>("many").unwrap_err().contains("`none`"));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use prost::Message as _;
 use std::path::PathBuf;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "fgpu/v1/types.proto",
     "fgpu/v1/sessions.proto",
     "fgpu/v1/nodes.proto",
     "fgpu/v1/admin.proto",
+    "fgpu/v1/projects.proto",
     "fgpu/v1/agents.proto",
 ];
 

@@ -7,9 +7,11 @@ mod devices;
 pub(crate) mod errors;
 mod explain;
 mod gate;
+mod groups;
 mod map;
 mod nodes;
 mod policy;
+mod projects;
 mod server;
 mod sessions;
 mod streams;
@@ -54,9 +56,7 @@ impl Caller {
     /// The session meant by `text`, if the caller may see it.
     fn find(&self, text: &str) -> Result<Arc<Session>, CallError> {
         let snapshot = self.term.engine.snapshot();
-        let id = fgpu_domain::cluster::find(&snapshot.sessions, text, self.owner())
-            .map_err(|refusal| errors::from_refusal(&refusal))?;
-        let vanished = || CallError::new(ErrorCode::SessionNotFound, format!("no session {id}"));
-        snapshot.sessions.get(&id).cloned().ok_or_else(vanished)
+        groups::find(&snapshot.sessions, text, self.owner())
+            .map_err(|refusal| errors::from_refusal(&refusal))
     }
 }

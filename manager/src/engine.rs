@@ -17,9 +17,10 @@ pub(crate) use commit::{Committer, StoreHealth};
 pub(crate) use snapshot::{ChangeBatch, SessionChange, Snapshot};
 pub(crate) use task::Engine;
 
-use fgpu_domain::cluster::{Applied, Explanation, Input, Refusal};
+use fgpu_domain::cluster::{Applied, Cluster, Explanation, Input, Refusal};
 use fgpu_domain::ids::{SessionId, UserName};
 use fgpu_domain::session::SessionSpec;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -42,6 +43,25 @@ pub(crate) enum Command {
         owner: UserName,
         reply: oneshot::Sender<Result<Explanation, EngineError>>,
     },
+    /// Anything that only reads.
+    Ask(Question),
+}
+
+/// A look at the cluster, or why there is none; the answer goes where the asker waits for it.
+pub(crate) struct Question(Box<Look>);
+
+type Look = dyn FnOnce(Result<&Cluster, EngineError>) + Send;
+
+impl Question {
+    fn answer(self, cluster: Result<&Cluster, EngineError>) {
+        (self.0)(cluster);
+    }
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Question")
+    }
 }
 
 /// Where the answer to an input goes.
@@ -100,6 +120,20 @@ impl EngineHandle {
         owner: UserName,
     ) -> Result<Explanation, EngineError> {
         self.ask(|reply| Command::DryRun { spec: Box::new(spec), owner, reply }).await
+    }
+
+    /// What `question` finds in the cluster: what a snapshot does not hold.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Cluster) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        self.ask(|reply: oneshot::Sender<Result<T, EngineError>>| {
+            Command::Ask(Question(Box::new(move |cluster| {
+                // A caller that has gone needs no answer.
+                let _ = reply.send(cluster.map(question));
+            })))
+        })
+        .await
     }
 
     /// The state as last committed.

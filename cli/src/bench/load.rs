@@ -94,7 +94,8 @@ impl Load {
     ) -> Result<Request<v1::CreateSessionRequest>, Status> {
         let spec = Some(spec(&board.containers()[number], number));
         let request_id = format!("bench-{}-{number}", self.run);
-        let mut request = Request::new(v1::CreateSessionRequest { spec, request_id });
+        let mut request =
+            Request::new(v1::CreateSessionRequest { spec, request_id, members: None });
         let bearer = format!("Bearer {}", self.token).parse();
         let bearer = bearer.map_err(|_| Status::internal("a token that is no header"))?;
         request.metadata_mut().insert("authorization", bearer);

@@ -218,7 +218,7 @@ impl Manager {
 
     async fn ask(&self) -> Result<(), Failure> {
         let (addresses, token) = (vec![self.url.clone()], Some(self.token.clone()));
-        let target = Target { addresses, token, ca: None, context: None };
+        let target = Target { addresses, token, ca: None, context: None, project: None };
         let call = async |clients: crate::connect::Clients| {
             clients.admin().get_cluster(v1::GetClusterRequest {}).await
         };

@@ -15,6 +15,7 @@ use fgpu_wire::error::{CallError, ErrorCode};
 use fgpu_wire::v1::admin_service_client::AdminServiceClient;
 use fgpu_wire::v1::device_service_client::DeviceServiceClient;
 use fgpu_wire::v1::node_service_client::NodeServiceClient;
+use fgpu_wire::v1::project_service_client::ProjectServiceClient;
 use fgpu_wire::v1::session_service_client::SessionServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -72,6 +73,11 @@ impl Clients {
             .max_decoding_message_size(fgpu_wire::MAX_MESSAGE_BYTES)
     }
 
+    pub(crate) fn projects(&self) -> ProjectServiceClient<Transport> {
+        ProjectServiceClient::new(self.transport.clone())
+            .max_decoding_message_size(fgpu_wire::MAX_MESSAGE_BYTES)
+    }
+
     pub(crate) fn admin(&self) -> AdminServiceClient<Transport> {
         AdminServiceClient::new(self.transport.clone())
     }
@@ -112,6 +118,11 @@ impl Link {
     /// The addresses, for messages.
     pub(crate) fn addresses(&self) -> String {
         self.target.addresses.join(", ")
+    }
+
+    /// The project of the context, where one is used.
+    pub(crate) fn project(&self) -> Option<&str> {
+        self.target.project.as_deref()
     }
 
     /// Sends `call` to a manager that can answer it.

@@ -44,6 +44,8 @@ pub(crate) struct Target {
     pub(crate) ca: Option<PathBuf>,
     /// The context it came from.
     pub(crate) context: Option<String>,
+    /// What sessions count for that name no project.
+    pub(crate) project: Option<String>,
 }
 
 impl ConnectArgs {
@@ -79,7 +81,8 @@ impl ConnectArgs {
         };
         let address = address.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
         let context = name.filter(|_| from_context.is_some());
-        Ok(Target { addresses: check_addresses(&address)?, token, ca, context })
+        let project = from_context.and_then(|context| context.project);
+        Ok(Target { addresses: check_addresses(&address)?, token, ca, context, project })
     }
 }
 

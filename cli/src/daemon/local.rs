@@ -87,6 +87,7 @@ impl Local {
                 token: None,
                 ca: None,
                 context: None,
+                project: None,
             },
             manager,
             agents: Vec::new(),

@@ -196,7 +196,9 @@ fn node_names(name: Option<&NodeName>, count: u32) -> Result<Vec<NodeName>, Fail
 fn write_context(local: &Local) -> Result<String, Failure> {
     let path = context::path()?;
     let mut contexts = Contexts::read(&path)?;
+    let project = contexts.contexts.get(CONTEXT).and_then(|known| known.project.clone());
     let own = Context {
+        project,
         address: local.target.addresses.join(","),
         token: local.target.token.clone(),
         ca: local.target.ca.clone(),

@@ -150,8 +150,8 @@ impl Stage<'_> {
             ..SessionSpec::default()
         };
         let request_id = format!("demo-{}-{name}", std::process::id());
-        let request = CreateSessionRequest { spec: Some(spec), request_id };
-        run::create(self.link, &request).await
+        let request = CreateSessionRequest { spec: Some(spec), request_id, members: None };
+        run::first(run::create(self.link, &request).await?)
     }
 
     async fn until_running(&self, session: &v1::Session) -> Result<v1::Session, Failure> {

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use fgpu_domain::ids::{NodeName, RequestId, SessionName};
+use fgpu_domain::ids::{ClassName, NodeName, ProjectName, RequestId, SessionName};
+use fgpu_domain::session::ArrayRange;
 use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
+use fgpu_wire::v1::Dependency;
 
 use crate::connect::ConnectArgs;
 use crate::output::Format;
-use crate::parse::{self, ComputeArg, VolumeArg};
+use crate::parse::{self, ComputeArg, VolumeArg, When};
 
 /// `fgpu run`
 #[derive(Debug, Args)]
@@ -20,6 +22,8 @@ pub(crate) struct RunArgs {
     pub(crate) container: ContainerArgs,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
+    #[command(flatten)]
+    pub(crate) queue: QueueArgs,
     #[command(flatten)]
     pub(crate) attach: AttachArgs,
     #[command(flatten)]
@@ -145,6 +149,40 @@ pub(crate) struct PlacementArgs {
     /// What the manager does with it when the node is lost
     #[arg(long, value_enum, value_name = "ACTION")]
     pub(crate) on_lost: Option<OnLost>,
+}
+
+/// How many there are, and when their turn comes.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Queue")]
+#[group(skip)]
+pub(crate) struct QueueArgs {
+    /// Project its use counts for [default: that of the context, else `default`]
+    #[arg(long, env = "FGPU_PROJECT", value_name = "PROJECT")]
+    pub(crate) project: Option<ProjectName>,
+    /// Priority class, see `fgpu class list` [default: normal]
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Option<ClassName>,
+    /// Not before this session has completed, or with `:any` ended; may be repeated
+    #[arg(long, value_name = "SESSION[:ok|any]", value_parser = parse::after)]
+    pub(crate) after: Vec<Dependency>,
+    /// Not before this time: `2026-03-01T08:00:00+01:00`, or `+2h` from now
+    #[arg(long, value_name = "TIME", value_parser = parse::when)]
+    pub(crate) start_at: Option<When>,
+    /// Give up after waiting this long for a place
+    #[arg(long, value_name = "DURATION", value_parser = parse::some_duration)]
+    pub(crate) pending_timeout: Option<Duration>,
+    /// As many independent sessions as there are numbers: `1-100`, `1-10:2`, `1-100%5` (5 at once)
+    #[arg(long, value_name = "RANGE", conflicts_with = "size")]
+    pub(crate) array: Option<ArrayRange>,
+    /// So many sessions that start together or not at all
+    #[arg(
+        long, value_name = "COUNT", value_parser = parse::count, allow_negative_numbers = true,
+        conflicts_with = "dry_run"
+    )]
+    pub(crate) size: Option<u32>,
+    /// May be stopped and started elsewhere to free whole devices
+    #[arg(long)]
+    pub(crate) movable: bool,
 }
 
 /// How `run` itself behaves.

@@ -10,7 +10,7 @@ pub(crate) use ending::ending;
 
 use std::time::Duration;
 
-use fgpu_wire::v1::{self, CreateSessionRequest};
+use fgpu_wire::v1::{self, CreateSessionRequest, CreateSessionResponse};
 
 use crate::connect::{Link, Repeat};
 use crate::explain;
@@ -33,20 +33,38 @@ async fn run_inner(args: RunArgs) -> Result<u8, Failure> {
         return Err(Failure::usage("`--output json` while attached: stdout is the session's")
             .hint("add `--detach` or `--dry-run`"));
     }
+    if attached && args.queue.array.is_some() {
+        return Err(Failure::usage(
+            "`--array` while attached: there is no one session to stay with",
+        )
+        .hint("add `--detach`, then `fgpu wait` and `fgpu logs` with the id it prints"));
+    }
     let link = args.connect.link()?;
-    let request = CreateSessionRequest { spec: Some(args.spec()?), request_id: request_id(&args)? };
+    let request = request(&link, &args)?;
     if args.attach.dry_run {
         return dry_run(&link, &args, &request).await;
     }
-    let session = create(&link, &request).await?;
+    let created = create(&link, &request).await?;
     if args.attach.detach {
-        return detached(&args, session);
+        return detached(&args, created);
     }
+    // Of a gang the first member: when it ends, the others do not go on without it.
+    let session = first(created)?;
     let mut attachment = attach::Attachment::new(&link, session, args.attach.quiet)?;
     match args.attach.interactive {
         true => attachment.interact(args.interactive_command(), args.attach.tty).await,
         false => attachment.follow().await,
     }
+}
+
+/// The create the flags describe; a session that names no project gets that of the context.
+fn request(link: &Link, args: &RunArgs) -> Result<CreateSessionRequest, Failure> {
+    let mut spec = args.spec()?;
+    if spec.project.is_empty() {
+        spec.project = link.project().unwrap_or_default().to_owned();
+    }
+    let (request_id, members) = (request_id(args)?, args.members());
+    Ok(CreateSessionRequest { spec: Some(spec), request_id, members })
 }
 
 fn request_id(args: &RunArgs) -> Result<String, Failure> {
@@ -61,22 +79,44 @@ fn request_id(args: &RunArgs) -> Result<String, Failure> {
     }
 }
 
-/// Creates the session, or finds the one an earlier try with the same request id created.
+/// Creates what is asked for, or finds what an earlier try with the same request id created.
 pub(crate) async fn create(
     link: &Link,
     request: &CreateSessionRequest,
-) -> Result<v1::Session, Failure> {
+) -> Result<CreateSessionResponse, Failure> {
     let created = link.call_for(Repeat::Safe, CREATE_PATIENCE, async |clients| {
         clients.sessions().create_session(request.clone()).await
     });
-    let session = created.await?.session;
+    created.await
+}
+
+/// The session that was created, of several the first.
+pub(crate) fn first(created: CreateSessionResponse) -> Result<v1::Session, Failure> {
+    let session = created.session;
     session.ok_or_else(|| Failure::new("the manager's answer to create holds no session"))
 }
 
-fn detached(args: &RunArgs, session: v1::Session) -> Result<u8, Failure> {
+fn detached(args: &RunArgs, mut created: CreateSessionResponse) -> Result<u8, Failure> {
     let say = !args.attach.quiet;
+    let members = std::mem::take(&mut created.members);
+    let session = first(created)?;
     match args.attach.output {
+        Format::Json if !members.is_empty() => {
+            let views: Vec<_> = members.into_iter().map(SessionView::from).collect();
+            output::json(&views)?;
+        }
         Format::Json => output::json(&SessionView::from(session))?,
+        Format::Table if !members.is_empty() => {
+            // Its first member stands for all: `fgpu wait`, `stop` and `--after` take it so.
+            output::line(&session.id)?;
+            if say {
+                let (count, id) = (members.len(), &session.id);
+                output::say(format!(
+                    "{count} sessions are accepted: see `fgpu ps --group {id}`, and `{id}/INDEX` \
+                     for one of them"
+                ));
+            }
+        }
         Format::Table => {
             output::line(&session.id)?;
             if say {

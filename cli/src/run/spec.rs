@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fgpu_wire::v1::{self, gpu_request::Amount};
+use fgpu_wire::v1::{self, create_session_request::Members, gpu_request::Amount};
 
 use super::args::{ContainerArgs, GpuArgs, RunArgs};
 use crate::failure::Failure;
+use crate::output;
 use crate::parse::{self, ComputeArg};
 
 /// Holds an interactive session open until it is told to stop.
@@ -15,7 +16,7 @@ const HOLD: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; do
 impl RunArgs {
     /// The specification the flags describe.
     pub(crate) fn spec(&self) -> Result<v1::SessionSpec, Failure> {
-        let (container, placement) = (&self.container, &self.placement);
+        let (container, placement, queue) = (&self.container, &self.placement, &self.queue);
         let (kind, entrypoint, command) = self.program();
         let isolation = self.gpu.isolation.map_or(v1::Isolation::Unspecified, Into::into);
         let policy = self.gpu.compute_policy.map_or(v1::ComputePolicy::Unspecified, Into::into);
@@ -47,7 +48,19 @@ impl RunArgs {
             on_disconnect: keep.into(),
             on_lost: lost.into(),
             labels: placement.labels.iter().cloned().collect(),
+            project: queue.project.as_ref().map(ToString::to_string).unwrap_or_default(),
+            class: queue.class.as_ref().map(ToString::to_string).unwrap_or_default(),
+            after: queue.after.clone(),
+            start_at_ms: queue.start_at.map_or(0, |at| at.since(output::now_ms())),
+            pending_timeout_ms: queue.pending_timeout.map(parse::millis).unwrap_or_default(),
+            movable: queue.movable,
         })
+    }
+
+    /// How many sessions the flags describe.
+    pub(crate) fn members(&self) -> Option<Members> {
+        let array = self.queue.array.as_ref().map(|range| Members::Array(range.into()));
+        array.or(self.queue.size.map(Members::GangSize))
     }
 
     /// Kind, entry point and command. An interactive session is only held open; the command runs
@@ -206,6 +219,8 @@ mod tests {
             "--gpus 1 --gpu-compute 30%",
             "--gpus 2 --devices 2",
             "--detach --dry-run",
+            "--array 1-3 --size 3",
+            "--size 3 --dry-run",
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line}");
         }
@@ -235,11 +250,39 @@ mod tests {
             ("--request-id x", "8 to 64"),
             ("-v relative:/x", "absolute"),
             ("-e =x", "KEY=VALUE"),
+            ("--project No!", "lower-case"),
+            ("--class No!", "lower-case"),
+            ("--after train:failed", "`SESSION:any`"),
+            ("--start-at tomorrow", "`+2h`"),
+            ("--pending-timeout 0s", "no time"),
+            ("--array 9-1", "120"),
+            ("--array 1..3", "`1-100`"),
+            ("--array 1-1000", "120"),
+            ("--size 0", "from 1"),
         ] {
             let refused = parse(line).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ValueValidation, "{line}");
             assert!(refused.to_string().contains(said), "{line}: {refused}");
         }
+    }
+
+    #[test]
+    fn the_queue_is_told_what_to_wait_for_and_how_many() {
+        let line = "--project research --class low --after a:any --after b --pending-timeout 1h \
+                    --start-at 1970-01-01T00:00:05Z --movable --array 1-9:2%3";
+        let args = parse(line).unwrap();
+        let spec = args.spec().unwrap();
+        assert_eq!((spec.project.as_str(), spec.class.as_str()), ("research", "low"));
+        let after: Vec<_> =
+            spec.after.iter().map(|a| (a.session.as_str(), a.condition())).collect();
+        use v1::DependencyCondition::{Any, Ok};
+        assert_eq!(after, [("a", Any), ("b", Ok)]);
+        assert_eq!((spec.start_at_ms, spec.pending_timeout_ms), (5_000, 3_600_000));
+        assert!(spec.movable);
+        let range = v1::ArrayRange { first: 1, last: 9, step: 2, at_once: 3 };
+        assert_eq!(args.members(), Some(Members::Array(range)));
+        assert_eq!(parse("--size 8").unwrap().members(), Some(Members::GangSize(8)));
+        assert_eq!(parse("true").unwrap().members(), None);
     }
 
     #[test]

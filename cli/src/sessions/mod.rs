@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use fgpu_wire::v1::{
-    self, GetSessionRequest, ListSessionsRequest, Phase, RemoveSessionRequest, StopSessionRequest,
+    self, GetSessionRequest, ListSessionsRequest, Phase, RemoveSessionRequest, StopGroupRequest,
+    StopSessionRequest,
 };
 
 use crate::connect::{ConnectArgs, Link, Repeat};
@@ -32,6 +33,12 @@ pub(crate) struct PsArgs {
     /// Only those on this node
     #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
     node: String,
+    /// Only those of this project
+    #[arg(long, value_name = "PROJECT", default_value = "", hide_default_value = true)]
+    project: String,
+    /// Only members of this array or gang, ended ones too
+    #[arg(long, value_name = "GROUP", default_value = "", hide_default_value = true)]
+    group: String,
     /// Only those with this label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::pair)]
     labels: Vec<(String, String)>,
@@ -44,7 +51,7 @@ pub(crate) struct PsArgs {
 /// `fgpu get`
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// Session: its id, a unique beginning of it, or its name
+    /// Session: its id, a unique beginning of it, its name, or `GROUP/INDEX`
     session: String,
     #[command(flatten)]
     output: OutputArgs,
@@ -55,7 +62,7 @@ pub(crate) struct GetArgs {
 /// `fgpu stop`
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// Sessions: ids, unique beginnings of them, or names
+    /// Sessions: ids, unique beginnings of them, or names; an array or gang by its id or name
     #[arg(required = true, value_name = "SESSION")]
     sessions: Vec<String>,
     /// From the polite signal to the hard one [default: as the session says]
@@ -71,7 +78,7 @@ pub(crate) struct StopArgs {
 /// `fgpu wait`
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// Sessions: ids, unique beginnings of them, or names
+    /// Sessions: ids, unique beginnings of them, or names; an array or gang by its id or name
     #[arg(required = true, value_name = "SESSION")]
     sessions: Vec<String>,
     #[command(flatten)]
@@ -81,7 +88,7 @@ pub(crate) struct WaitArgs {
 /// `fgpu rm`
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
-    /// Sessions: ids, unique beginnings of them, or names
+    /// Sessions: ids, unique beginnings of them, or names; an array or gang by its id or name
     #[arg(required = true, value_name = "SESSION")]
     sessions: Vec<String>,
     /// Stop those that have not ended first
@@ -95,9 +102,11 @@ pub(crate) struct RmArgs {
 pub(crate) async fn ps(args: PsArgs) -> Result<(), Failure> {
     let link = args.connect.link()?;
     let request = ListSessionsRequest {
-        all: args.all,
+        all: args.all || !args.group.is_empty(),
         owner: args.owner,
         node: args.node,
+        project: args.project,
+        group: args.group,
         labels: args.labels.into_iter().collect(),
         ..ListSessionsRequest::default()
     };
@@ -148,8 +157,8 @@ pub(crate) async fn stop(args: StopArgs) -> Result<(), Failure> {
     let mut accepted = Vec::new();
     let mut failures = Vec::new();
     for session in &args.sessions {
-        match ask_to_stop(&link, session, grace_ms).await {
-            Ok(session) => accepted.push(session),
+        match ask_to_stop_all(&link, session, grace_ms).await {
+            Ok(sessions) => accepted.extend(sessions),
             Err(failure) => failures.push(failure),
         }
     }
@@ -180,6 +189,37 @@ pub(crate) async fn ask_to_stop(
         .await
 }
 
+/// Asks for a stop of a session, or of all members of an array or gang.
+async fn ask_to_stop_all(
+    link: &Link,
+    session: &str,
+    grace_ms: u64,
+) -> Result<Vec<v1::Session>, Failure> {
+    let request = StopGroupRequest { group: session.to_owned(), grace_ms };
+    let stopped = link
+        .call(Repeat::Safe, async |clients| clients.sessions().stop_group(request.clone()).await);
+    Ok(stopped.await?.members)
+}
+
+/// The members of the array or gang that `session`, named so by a person, stands for, without
+/// itself; ended ones too.
+async fn others(
+    link: &Link,
+    name: &str,
+    session: &v1::Session,
+) -> Result<Vec<v1::Session>, Failure> {
+    let stands_for_all = session.group.as_ref().is_some_and(|group| group.id == session.id);
+    if !stands_for_all || name.contains('/') {
+        return Ok(Vec::new());
+    }
+    let group = session.id.clone();
+    let request = ListSessionsRequest { all: true, group, ..ListSessionsRequest::default() };
+    let mut members = list(link, request).await?;
+    members.retain(|member| member.id != session.id);
+    members.sort_by_key(|member| member.group.as_ref().map(|group| group.index));
+    Ok(members)
+}
+
 /// Waits for the end of a session; `None` if its record went away.
 pub(crate) async fn until_ended(link: &Link, id: &str) -> Result<Option<v1::Session>, Failure> {
     let mut watch = Watch::new(link, id);
@@ -200,48 +240,85 @@ pub(crate) async fn wait(args: WaitArgs) -> Result<u8, Failure> {
     let link = args.connect.link().map_err(ours)?;
     let mut result = 0;
     for name in &args.sessions {
-        let ended = until_ended(&link, name).await.map_err(ours)?;
-        let Some(session) = ended else {
-            return Err(ours(Failure::new(format!("session {name} was removed while waiting"))));
+        let mut wait = async |id: &str| {
+            let session = until_gone(&link, id).await?;
+            let code = tell_ending(&session)?;
+            result = if result == 0 { code } else { result };
+            Ok(session)
         };
-        let ending = ending(&session);
-        let view = SessionView::from(session);
-        let outcome = view.outcome.clone().unwrap_or_default();
-        let code = view.exit_code.map(|code| code.to_string()).unwrap_or_else(|| "-".to_owned());
-        output::line(format!("{} {outcome} {code}", view.id))?;
-        if let Some(failure) = ending.failure {
-            output::say(failure.to_string());
-        }
-        if result == 0 {
-            result = ending.code;
+        let session = wait(name).await.map_err(ours)?;
+        for member in others(&link, name, &session).await.map_err(ours)? {
+            wait(&member.id).await.map_err(ours)?;
         }
     }
     Ok(result)
+}
+
+/// The session as it ended.
+async fn until_gone(link: &Link, name: &str) -> Result<v1::Session, Failure> {
+    let removed = || Failure::new(format!("session {name} was removed while waiting"));
+    until_ended(link, name).await?.ok_or_else(removed)
+}
+
+/// Prints how a session ended; gives the exit code that makes.
+fn tell_ending(session: &v1::Session) -> Result<u8, Failure> {
+    let ending = ending(session);
+    let view = SessionView::from(session.clone());
+    let outcome = view.outcome.clone().unwrap_or_default();
+    let code = view.exit_code.map(|code| code.to_string()).unwrap_or_else(|| "-".to_owned());
+    output::line(format!("{} {outcome} {code}", view.id))?;
+    if let Some(failure) = ending.failure {
+        output::say(failure.to_string());
+    }
+    Ok(ending.code)
 }
 
 /// Runs `fgpu rm`.
 pub(crate) async fn rm(args: RmArgs) -> Result<(), Failure> {
     let link = args.connect.link()?;
     let mut failures = Vec::new();
-    for session in &args.sessions {
-        match remove(&link, session, args.force).await {
-            Ok(id) => output::line(id)?,
+    for name in &args.sessions {
+        let all = async {
+            let found = find(&link, name).await?;
+            let others = others(&link, name, &found).await?;
+            if args.force {
+                stop_first(&link, name, std::iter::once(&found).chain(&others)).await?;
+            }
+            Ok([vec![found], others].concat())
+        };
+        match all.await {
+            Ok(sessions) => {
+                for session in sessions {
+                    match remove(&link, session.id).await {
+                        Ok(id) => output::line(id)?,
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+            }
             Err(failure) => failures.push(failure),
         }
     }
     first_of(failures)
 }
 
-async fn remove(link: &Link, session: &str, force: bool) -> Result<String, Failure> {
-    let mut session = session.to_owned();
-    if force {
-        let found = find(link, &session).await?;
-        if found.phase() != Phase::Ended {
-            ask_to_stop(link, &found.id, 0).await?;
-            until_ended(link, &found.id).await?;
-        }
-        session = found.id;
+/// Stops what `name` means, where any of it has not ended.
+async fn stop_first(
+    link: &Link,
+    name: &str,
+    sessions: impl Iterator<Item = &v1::Session>,
+) -> Result<(), Failure> {
+    let live: Vec<_> = sessions.filter(|session| session.phase() != Phase::Ended).collect();
+    if live.is_empty() {
+        return Ok(());
     }
+    ask_to_stop_all(link, name, 0).await?;
+    for session in live {
+        until_ended(link, &session.id).await?;
+    }
+    Ok(())
+}
+
+async fn remove(link: &Link, session: String) -> Result<String, Failure> {
     let request = RemoveSessionRequest { session };
     let removed = link.call(Repeat::Never, async |clients| {
         clients.sessions().remove_session(request.clone()).await

@@ -6,10 +6,12 @@ use crate::view::{self, SessionView};
 
 /// The sessions for people.
 pub(super) fn table(sessions: &[SessionView], now_ms: u64) -> Table {
-    let mut table = Table::new(&[
+    let grouped = sessions.iter().any(|session| session.group.is_some());
+    let mut heads = vec![
         "ID",
         "NAME",
         "OWNER",
+        "PROJECT",
         "STATE",
         "FGPU",
         "MEMORY",
@@ -18,7 +20,11 @@ pub(super) fn table(sessions: &[SessionView], now_ms: u64) -> Table {
         "NODE",
         "AGE",
         "COMMAND",
-    ]);
+    ];
+    if grouped {
+        heads.insert(1, "GROUP");
+    }
+    let mut table = Table::new(&heads);
     for session in sessions {
         let grant = session.grant.as_ref().filter(|grant| !grant.slices.is_empty());
         let asked = session.spec.gpu.as_ref();
@@ -27,11 +33,12 @@ pub(super) fn table(sessions: &[SessionView], now_ms: u64) -> Table {
             (None, Some(asked)) => asked.summary(),
             (None, None) => String::new(),
         };
-        table.row([
+        let mut cells = vec![
             session.id.clone(),
             session.name.clone().unwrap_or_default(),
             session.owner.clone(),
-            state(session),
+            session.project.clone(),
+            waiting(session, now_ms),
             fgpu,
             grant.map(|grant| view::gib(grant.memory_bytes())).unwrap_or_default(),
             grant.map(view::GrantView::compute).unwrap_or_default(),
@@ -39,7 +46,12 @@ pub(super) fn table(sessions: &[SessionView], now_ms: u64) -> Table {
             session.grant.as_ref().map(|grant| grant.node.clone()).unwrap_or_default(),
             output::age_of(session.created_at_ms, now_ms),
             short(&command(session), 40),
-        ]);
+        ];
+        if grouped {
+            let group = session.group.as_ref();
+            cells.insert(1, group.map(view::GroupView::label).unwrap_or_default());
+        }
+        table.row(cells);
     }
     table
 }
@@ -51,6 +63,16 @@ fn state(session: &SessionView) -> String {
         (Some(outcome), Some(code)) => format!("{outcome} ({code})"),
         (Some(outcome), None) => outcome.clone(),
         (None, _) => phase,
+    }
+}
+
+/// The state, and of one whose time has not come when it does: `pending (in 2h)`.
+fn waiting(session: &SessionView, now_ms: u64) -> String {
+    let pending = session.phase.as_deref() == Some("pending");
+    let start = session.spec.start_at_ms.filter(|at| pending && *at > now_ms);
+    match start {
+        Some(at) => format!("{} (in {})", state(session), output::age(at - now_ms)),
+        None => state(session),
     }
 }
 
@@ -95,6 +117,8 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
         ("id", view.id.clone()),
         ("name", text(&view.name)),
         ("owner", view.owner.clone()),
+        ("project", view.project.clone()),
+        ("group", view.group.as_ref().map(group).unwrap_or_default()),
         ("state", format!("{} for {}", state(view), output::age_of(view.phase_since_ms, now_ms))),
         ("reason", text(&view.reason)),
         ("reason code", text(&view.reason_code)),
@@ -111,7 +135,12 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
         ),
         ("memory", some_amount(spec.memory_bytes, view::gib)),
         ("shm", some_amount(spec.shm_bytes, view::gib)),
+        ("class", spec.class.clone()),
         ("priority", spec.priority.to_string()),
+        ("after", lines(spec.after.iter().map(after).collect())),
+        ("start at", spec.start_at_ms.map(output::instant).unwrap_or_default()),
+        ("pending timeout", some_amount(spec.pending_timeout_ms, output::age)),
+        ("movable", if spec.movable { "yes".to_owned() } else { String::new() }),
         ("time limit", some_amount(spec.time_limit_ms, output::age)),
         ("stop grace", some_amount(spec.stop_grace_ms, output::age)),
         ("on disconnect", text(&spec.on_disconnect)),
@@ -120,6 +149,19 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
         ("labels", pairs(&spec.labels)),
         ("attempts", lines(attempts.collect())),
     ])
+}
+
+/// `array abcdefgh of 9 sessions; this is abcdefgh/3`
+fn group(group: &view::GroupView) -> String {
+    let kind = group.kind.as_deref().unwrap_or("group");
+    let at_once = group.at_once.map(|count| format!(", {count} at once")).unwrap_or_default();
+    format!("{kind} {} of {} sessions{at_once}; this is {}", group.id, group.size, group.label())
+}
+
+/// `abcdefgh completes`
+fn after(after: &view::DependencyView) -> String {
+    let how = if after.condition.as_deref() == Some("any") { "ends" } else { "completes" };
+    format!("{} {how}", after.session)
 }
 
 fn some_amount(amount: u64, show: impl Fn(u64) -> String) -> String {
@@ -178,10 +220,44 @@ mod tests {
 
         assert_eq!(
             table,
-            "ID        NAME   OWNER  STATE    FGPU      MEMORY  COMPUTE  ISOLATION  NODE  AGE  COMMAND\n\
-             abcd1234  train  ann    running  10        80 GiB  100 %    shared     a1    60s  pytorch python train.py\n\
-             abcd1234  train  ann    pending  2.5 fGPU  -       -        -          -     60s  pytorch python train.py\n"
+            "ID        NAME   OWNER  PROJECT  STATE    FGPU      MEMORY  COMPUTE  ISOLATION  NODE  AGE  COMMAND\n\
+             abcd1234  train  ann    default  running  10        80 GiB  100 %    shared     a1    60s  pytorch python train.py\n\
+             abcd1234  train  ann    default  pending  2.5 fGPU  -       -        -          -     60s  pytorch python train.py\n"
         );
+    }
+
+    fn member(index: u32) -> v1::Session {
+        let kind = v1::GroupKind::Array.into();
+        let group = v1::Group { id: "abcd1234".into(), index, size: 9, kind, at_once: 2 };
+        v1::Session { group: Some(group), ..running() }
+    }
+
+    #[test]
+    fn members_of_a_group_are_shown_as_they_may_be_named() {
+        let text = table(&[member(7).into(), running().into()], 61_000).render();
+        assert!(text.starts_with("ID        GROUP       NAME   OWNER"), "{text}");
+        assert!(text.contains("abcd1234  abcd1234/7  train"), "{text}");
+        assert!(text.contains("abcd1234  -           train"), "{text}");
+        let text = detail(&member(7).into(), 61_000);
+        let group = "array abcd1234 of 9 sessions, 2 at once; this is abcd1234/7";
+        assert!(text.contains(group), "{text}");
+    }
+
+    #[test]
+    fn what_a_session_waits_for_is_part_of_it() {
+        let mut waiting = running();
+        waiting.phase = Phase::Pending.into();
+        let spec = waiting.spec.as_mut().unwrap();
+        let condition = v1::DependencyCondition::Any.into();
+        spec.start_at_ms = 1_772_352_000_000;
+        spec.after = vec![v1::Dependency { session: "efgh5678".into(), condition }];
+        let view = SessionView::from(waiting);
+
+        let text = detail(&view, 61_000);
+        assert!(text.contains("2026-03-01T08:00:00Z"), "{text}");
+        assert!(text.contains("efgh5678 ends"), "{text}");
+        let table = table(&[view], 1_772_352_000_000 - 7_200_000).render();
+        assert!(table.contains("pending (in 2h)"), "{table}");
     }
 
     #[test]

@@ -4,10 +4,14 @@
 //! An enumeration is its lower-case word (`running`, `hard`), absent where the manager left it open.
 
 mod node;
+mod project;
 mod session;
 
 pub(crate) use node::{ClusterView, DeviceView, NodeView, TokenView, UnitRuleView};
-pub(crate) use session::{ExplainView, GpuView, GrantView, SessionView, SliceView};
+pub(crate) use project::{ClassView, ProjectView, QuotaRow, UsageView};
+pub(crate) use session::{
+    DependencyView, ExplainView, GpuView, GrantView, GroupView, HoldView, SessionView, SliceView,
+};
 
 use fgpu_domain::units::{ComputeMilli, Fgpu, MemoryBytes};
 

@@ -1,5 +1,6 @@
 //! Sessions, grants and explanations.
 
+use fgpu_domain::ids::{DEFAULT_CLASS, DEFAULT_PROJECT};
 use fgpu_wire::v1::{self, gpu_request::Amount};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ pub(crate) struct SessionView {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
     pub(crate) owner: String,
+    pub(crate) project: String,
+    pub(crate) group: Option<GroupView>,
     pub(crate) phase: Option<String>,
     pub(crate) outcome: Option<String>,
     pub(crate) exit_code: Option<i32>,
@@ -19,6 +22,7 @@ pub(crate) struct SessionView {
     pub(crate) reason: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) phase_since_ms: u64,
+    pub(crate) placed_at_ms: Option<u64>,
     pub(crate) started_at_ms: Option<u64>,
     pub(crate) generation: u64,
     pub(crate) grant: Option<GrantView>,
@@ -28,6 +32,23 @@ pub(crate) struct SessionView {
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) stranded: Vec<GrantView>,
     pub(crate) spec: SpecView,
+}
+
+/// What a session is a member of.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct GroupView {
+    pub(crate) id: String,
+    pub(crate) index: u32,
+    pub(crate) size: u32,
+    pub(crate) kind: Option<String>,
+    pub(crate) at_once: Option<u32>,
+}
+
+/// A session that must have ended first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct DependencyView {
+    pub(crate) session: String,
+    pub(crate) condition: Option<String>,
 }
 
 /// What was asked for.
@@ -57,6 +78,11 @@ pub(crate) struct SpecView {
     pub(crate) on_disconnect: Option<String>,
     pub(crate) on_lost: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) class: String,
+    pub(crate) after: Vec<DependencyView>,
+    pub(crate) start_at_ms: Option<u64>,
+    pub(crate) pending_timeout_ms: u64,
+    pub(crate) movable: bool,
 }
 
 /// How much GPU was asked for.
@@ -126,6 +152,15 @@ pub(crate) struct ExplainView {
     pub(crate) counts: Vec<CountView>,
     pub(crate) would_fit: Vec<String>,
     pub(crate) attempts: Vec<AttemptView>,
+    pub(crate) holds: Vec<HoldView>,
+}
+
+/// What else keeps a session waiting.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct HoldView {
+    pub(crate) code: String,
+    pub(crate) text: String,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// What is missing on a node.
@@ -148,6 +183,11 @@ fn some(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// The project or class meant where none is named.
+fn or(text: &str, default: &str) -> String {
+    if text.is_empty() { default.to_owned() } else { text.to_owned() }
+}
+
 impl From<v1::Session> for SessionView {
     fn from(session: v1::Session) -> Self {
         let ended = session.phase() == v1::Phase::Ended;
@@ -157,6 +197,12 @@ impl From<v1::Session> for SessionView {
             id: session.id,
             name: session.spec.as_ref().and_then(|spec| some(spec.name.clone())),
             owner: session.owner,
+            project: session.spec.as_ref().map_or_else(
+                || DEFAULT_PROJECT.to_owned(),
+                |spec| or(&spec.project, DEFAULT_PROJECT),
+            ),
+            group: session.group.map(Into::into),
+            placed_at_ms: Some(session.placed_at_ms).filter(|at| *at > 0),
             exit_code: session.exit_code,
             reason_code: some(session.reason_code),
             reason: some(session.reason),
@@ -172,6 +218,32 @@ impl From<v1::Session> for SessionView {
             stranded: session.stranded.into_iter().map(Into::into).collect(),
             spec: session.spec.unwrap_or_default().into(),
         }
+    }
+}
+
+impl From<v1::Group> for GroupView {
+    fn from(group: v1::Group) -> Self {
+        Self {
+            kind: word(group.kind().as_str_name(), "GROUP_KIND_"),
+            id: group.id,
+            index: group.index,
+            size: group.size,
+            at_once: Some(group.at_once).filter(|count| *count > 0),
+        }
+    }
+}
+
+impl GroupView {
+    /// The member, as it may be named: `id/index`.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", self.id, self.index)
+    }
+}
+
+impl From<v1::Dependency> for DependencyView {
+    fn from(after: v1::Dependency) -> Self {
+        let condition = word(after.condition().as_str_name(), "DEPENDENCY_CONDITION_");
+        Self { session: after.session, condition }
     }
 }
 
@@ -207,6 +279,11 @@ impl From<v1::SessionSpec> for SpecView {
             time_limit_ms: spec.time_limit_ms,
             stop_grace_ms: spec.stop_grace_ms,
             labels: spec.labels,
+            class: or(&spec.class, DEFAULT_CLASS),
+            after: spec.after.into_iter().map(Into::into).collect(),
+            start_at_ms: Some(spec.start_at_ms).filter(|at| *at > 0),
+            pending_timeout_ms: spec.pending_timeout_ms,
+            movable: spec.movable,
         }
     }
 }
@@ -327,6 +404,8 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             nodes: count.nodes,
             example: count.example,
         };
+        let hold =
+            |hold: v1::Hold| HoldView { code: hold.code, text: hold.text, metadata: hold.metadata };
         Self {
             summary: answer.summary,
             queue_position: Some(answer.queue_position).filter(|position| *position > 0),
@@ -337,6 +416,7 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             counts: answer.counts.into_iter().map(count).collect(),
             would_fit: answer.would_fit,
             attempts: answer.attempts.into_iter().map(Into::into).collect(),
+            holds: answer.holds.into_iter().map(hold).collect(),
         }
     }
 }
@@ -376,7 +456,11 @@ mod tests {
 
         assert_eq!(json["phase"], "running");
         assert_eq!(json["outcome"], serde_json::Value::Null);
-        for name in ["id", "name", "owner", "exit_code", "reason_code", "grant", "spec", "ports"] {
+        assert_eq!(json["project"], "default");
+        assert_eq!(json["spec"]["class"], "normal");
+        for name in
+            ["id", "name", "group", "owner", "exit_code", "reason_code", "grant", "spec", "ports"]
+        {
             assert!(json.get(name).is_some(), "{name}");
         }
         for name in ["gpu", "cpu_milli", "memory_bytes", "time_limit_ms", "compute_policy"] {

@@ -1,5 +1,7 @@
 //! A manager that answers as a test tells it to, over real gRPC on a loopback port.
 
+use crate::fake_projects::Projects;
+use fgpu_wire::v1::project_service_server::ProjectServiceServer;
 use fgpu_wire::v1::session_service_server::{SessionService, SessionServiceServer};
 use fgpu_wire::v1::*;
 use std::collections::VecDeque;
@@ -22,6 +24,12 @@ pub struct Script {
     pub get: Answers<Session>,
     pub stop: Answers<Session>,
     pub explain: Answers<ExplainSessionResponse>,
+    /// What a stop of a group stops beside its first member.
+    pub other_members: Mutex<Vec<Session>>,
+    /// The last create that was asked for.
+    pub created: Mutex<Option<CreateSessionRequest>>,
+    /// What was asked of projects, quotas and classes, in the debug form of the request.
+    pub projects: Mutex<Vec<String>>,
     /// Each watch sends one of these lists, then stays open.
     pub watch: Mutex<VecDeque<Vec<Session>>>,
     /// So many watches end after their list, as when a manager goes down.
@@ -66,7 +74,8 @@ pub async fn start(script: Script) -> Fake {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let script = Arc::new(script);
     let service = SessionServiceServer::new(Service(script.clone()));
-    let server = tonic::transport::Server::builder().add_service(service);
+    let projects = ProjectServiceServer::new(Projects(script.clone()));
+    let server = tonic::transport::Server::builder().add_service(service).add_service(projects);
     let task = tokio::spawn(async move {
         server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
     });
@@ -108,6 +117,7 @@ impl SessionService for Service {
         request: Request<CreateSessionRequest>,
     ) -> Result<Response<CreateSessionResponse>, Status> {
         self.0.note("create", &request, &request.get_ref().request_id);
+        *self.0.created.lock().unwrap() = Some(request.get_ref().clone());
         answer(&self.0.create)
     }
 
@@ -170,6 +180,19 @@ impl SessionService for Service {
             }
         }
         answer(&self.0.stop)
+    }
+
+    async fn stop_group(
+        &self,
+        request: Request<StopGroupRequest>,
+    ) -> Result<Response<StopGroupResponse>, Status> {
+        let StopGroupRequest { group, grace_ms } = request.get_ref().clone();
+        let mut one = Request::new(StopSessionRequest { session: group, grace_ms });
+        *one.metadata_mut() = request.metadata().clone();
+        let session = self.stop_session(one).await?.into_inner();
+        let mut members = vec![session];
+        members.extend(self.0.other_members.lock().unwrap().clone());
+        Ok(Response::new(StopGroupResponse { members }))
     }
 
     async fn remove_session(
@@ -280,5 +303,5 @@ pub fn ended(code: i32) -> Session {
 
 /// A create that is accepted.
 pub fn accepted() -> Result<CreateSessionResponse, Status> {
-    Ok(CreateSessionResponse { session: Some(session(Phase::Pending)), existed: false })
+    Ok(CreateSessionResponse { session: Some(session(Phase::Pending)), ..Default::default() })
 }

@@ -5,7 +5,13 @@ use crate::tool::{Tool, snapshot};
 #[tokio::test]
 async fn help_is_what_it_was() {
     let tool = Tool::new();
-    for (line, name) in [("--help", "help.txt"), ("run --help", "run-help.txt")] {
+    for (line, name) in [
+        ("--help", "help.txt"),
+        ("run --help", "run-help.txt"),
+        ("project set --help", "project-set-help.txt"),
+        ("quota set --help", "quota-set-help.txt"),
+        ("class set --help", "class-set-help.txt"),
+    ] {
         let ran = tool.run(line).await;
         assert_eq!(ran.code, 0, "{line}: {}", ran.err);
         snapshot(name, &ran.out);

@@ -5,7 +5,9 @@
 mod calls;
 mod context;
 mod fake;
+mod fake_projects;
 mod help;
+mod queue;
 mod run;
 mod simulate;
 mod streams;

@@ -4,11 +4,16 @@
 //! names the one at fault as its flag is called.
 
 mod explain;
+mod group;
 mod node;
+mod project;
 mod session;
 mod spec;
 
+pub use explain::{hold_after, hold_array, hold_gang, hold_quota, hold_until};
+pub use group::members;
 pub use node::{device, device_usage, inventory, runtime_facts, unit_policy};
+pub use project::{change_quota, priority_class, project, project_name, quota_of, users};
 pub use session::{grant, phase_of, report, slice};
 pub use spec::{DEFAULT_STOP_GRACE_MS, SpecDefaults, session_spec};
 

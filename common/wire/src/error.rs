@@ -61,6 +61,8 @@ codes! {
     NodeNameTaken = "NODE_NAME_TAKEN" => AlreadyExists,
     /// No such project.
     ProjectNotFound = "PROJECT_NOT_FOUND" => NotFound,
+    /// A project of this name, another one, is there already.
+    ProjectExists = "PROJECT_EXISTS" => AlreadyExists,
     /// The project does not take sessions of this user.
     NotAMember = "NOT_A_MEMBER" => PermissionDenied,
     /// Sessions of the project have not ended.

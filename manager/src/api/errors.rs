@@ -3,7 +3,7 @@
 use crate::engine::EngineError;
 use crate::leader::not_leader;
 use crate::tokens::TokensError;
-use fgpu_domain::cluster::Refusal;
+use fgpu_domain::cluster::{Applied, Refusal};
 use fgpu_store::StoreError;
 use fgpu_wire::error::{CallError, ErrorCode};
 use fgpu_wire::v1;
@@ -48,6 +48,11 @@ pub(crate) fn from_refusal(refusal: &Refusal) -> CallError {
         Refusal::MountNotAllowed { path } => error.with("path", path),
         Refusal::Spec(_) | Refusal::NeverFits(_) | Refusal::NoImage | Refusal::NoCommand => error,
     }
+}
+
+/// An answer of the engine to something else than was asked.
+pub(crate) fn unexpected(applied: &Applied) -> CallError {
+    CallError::new(ErrorCode::Internal, format!("the engine answered {applied:?}"))
 }
 
 /// An answer of the engine that is none.

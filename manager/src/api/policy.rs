@@ -28,11 +28,17 @@ pub(super) fn rule(path: &str) -> Option<Rule> {
         | "/fgpu.v1.SessionService/DryRunSession"
         | "/fgpu.v1.SessionService/WatchSessions"
         | "/fgpu.v1.SessionService/StopSession"
+        | "/fgpu.v1.SessionService/StopGroup"
         | "/fgpu.v1.SessionService/RemoveSession"
         | "/fgpu.v1.SessionService/ExplainSession"
         | "/fgpu.v1.SessionService/StreamLogs"
         | "/fgpu.v1.SessionService/Exec"
-        | "/fgpu.v1.SessionService/PortForward" => (PEOPLE, false),
+        | "/fgpu.v1.SessionService/PortForward"
+        // Asked of the engine, which a manager that has lost touch has no more.
+        | "/fgpu.v1.ProjectService/GetProject"
+        | "/fgpu.v1.ProjectService/ListProjects"
+        | "/fgpu.v1.ProjectService/GetUsage"
+        | "/fgpu.v1.ProjectService/ListClasses" => (PEOPLE, false),
         "/fgpu.v1.NodeService/CordonNode"
         | "/fgpu.v1.NodeService/UncordonNode"
         | "/fgpu.v1.NodeService/DrainNode"
@@ -42,7 +48,13 @@ pub(super) fn rule(path: &str) -> Option<Rule> {
         | "/fgpu.v1.DeviceService/UncordonDevice"
         | "/fgpu.v1.AdminService/CreateToken"
         | "/fgpu.v1.AdminService/ListTokens"
-        | "/fgpu.v1.AdminService/RevokeToken" => (ADMIN, false),
+        | "/fgpu.v1.AdminService/RevokeToken"
+        | "/fgpu.v1.ProjectService/CreateProject"
+        | "/fgpu.v1.ProjectService/UpdateProject"
+        | "/fgpu.v1.ProjectService/RemoveProject"
+        | "/fgpu.v1.ProjectService/SetQuota"
+        | "/fgpu.v1.ProjectService/PutClass"
+        | "/fgpu.v1.ProjectService/RemoveClass" => (ADMIN, false),
         "/fgpu.v1.AgentService/Link" | "/fgpu.v1.AgentService/OpenChannel" => (AGENTS, false),
         path if path.starts_with("/grpc.reflection.") => (PEOPLE, true),
         _ => return None,
@@ -101,13 +113,20 @@ mod tests {
         assert!(!member("/fgpu.v1.AdminService/CreateToken"));
         assert!(!member("/fgpu.v1.NodeService/DrainNode"));
         assert!(member("/fgpu.v1.DeviceService/ListDevices"));
+        for method in ["GetProject", "ListProjects", "GetUsage", "ListClasses"] {
+            assert!(member(&format!("/fgpu.v1.ProjectService/{method}")), "{method}");
+        }
+        for method in ["CreateProject", "UpdateProject", "RemoveProject", "SetQuota", "PutClass"] {
+            assert!(!member(&format!("/fgpu.v1.ProjectService/{method}")), "{method}");
+        }
     }
 
     #[test]
     fn what_changes_something_is_never_answered_by_a_manager_that_lost_touch() {
         for (service, method) in all_calls() {
             let stale = rule(&format!("/{service}/{method}")).unwrap().stale;
-            let reads = method.starts_with("Get")
+            let asks_the_engine = service.ends_with("ProjectService");
+            let reads = method.starts_with("Get") && !asks_the_engine
                 || method == "ListSessions"
                 || method == "ListNodes"
                 || method == "ListDevices";

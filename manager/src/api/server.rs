@@ -1,7 +1,7 @@
 //! The server: all services on one port, behind the gate.
 
 use super::gate::GateLayer;
-use super::{admin, agents, devices, nodes, sessions};
+use super::{admin, agents, devices, nodes, projects, sessions};
 use crate::config::ManagerConfig;
 use crate::error::ManagerError;
 use crate::leader::Role;
@@ -10,6 +10,7 @@ use fgpu_wire::v1::admin_service_server::AdminServiceServer;
 use fgpu_wire::v1::agent_service_server::AgentServiceServer;
 use fgpu_wire::v1::device_service_server::DeviceServiceServer;
 use fgpu_wire::v1::node_service_server::NodeServiceServer;
+use fgpu_wire::v1::project_service_server::ProjectServiceServer;
 use fgpu_wire::v1::session_service_server::SessionServiceServer;
 use fgpu_wire::{DESCRIPTORS, MAX_MESSAGE_BYTES};
 use std::net::SocketAddr;
@@ -93,6 +94,10 @@ impl Server {
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
             .add_service(AdminServiceServer::new(admin::Admin))
+            .add_service(
+                ProjectServiceServer::new(projects::Projects::default())
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
             .add_service(
                 AgentServiceServer::new(agents::Agents)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -1,9 +1,9 @@
 //! Sessions.
 
-use super::{Caller, errors, explain, streams, watch};
+use super::{Caller, errors, explain, groups, streams, watch};
 use fgpu_domain::cluster::{Applied, Input};
 use fgpu_domain::ids::{IdError, RequestId, SessionId};
-use fgpu_domain::session::{Members, Phase, Session, SessionSpec, StopReason};
+use fgpu_domain::session::{Phase, Session, SessionSpec, StopReason};
 use fgpu_service::secret;
 use fgpu_wire::convert::{self, SpecDefaults};
 use fgpu_wire::error::{CallError, ErrorCode};
@@ -35,21 +35,26 @@ impl SessionService for Sessions {
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::CreateSessionResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let v1::CreateSessionRequest { spec, request_id } = request.into_inner();
+        let v1::CreateSessionRequest { spec, request_id, members } = request.into_inner();
         let request_id = request_id_of(&request_id)?;
         let input = Input::Create {
             id: new_id()?,
             spec: Box::new(spec_of(&caller, spec)?),
             owner: caller.identity.user.clone(),
             request_id,
-            members: Members::One,
+            members: convert::members(members)?,
         };
         match submit(&caller, input).await? {
             Applied::Session { session, existed } => {
-                let session = Some((&*session).into());
-                Ok(Response::new(v1::CreateSessionResponse { session, existed }))
+                let (session, members) = (Some((&*session).into()), Vec::new());
+                Ok(Response::new(v1::CreateSessionResponse { session, existed, members }))
             }
-            other => Err(unexpected(&other).into()),
+            Applied::Group { sessions, existed } => {
+                let members: Vec<v1::Session> = sessions.iter().map(|s| (&**s).into()).collect();
+                let session = members.first().cloned();
+                Ok(Response::new(v1::CreateSessionResponse { session, existed, members }))
+            }
+            other => Err(errors::unexpected(&other).into()),
         }
     }
 
@@ -58,7 +63,9 @@ impl SessionService for Sessions {
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::ExplainSessionResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let spec = spec_of(&caller, request.into_inner().spec)?;
+        let request = request.into_inner();
+        convert::members(request.members)?;
+        let spec = spec_of(&caller, request.spec)?;
         let owner = caller.identity.user.clone();
         let answer = caller.term.engine.dry_run(spec, owner).await.map_err(errors::from_engine)?;
         Ok(Response::new(explained(&caller, &answer)))
@@ -105,8 +112,20 @@ impl SessionService for Sessions {
         let input = Input::Stop { id, reason: StopReason::Requested, grace_ms };
         match submit(&caller, input).await? {
             Applied::Session { session, .. } => Ok(Response::new((&*session).into())),
-            other => Err(unexpected(&other).into()),
+            other => Err(errors::unexpected(&other).into()),
         }
+    }
+
+    async fn stop_group(
+        &self,
+        request: Request<v1::StopGroupRequest>,
+    ) -> Result<Response<v1::StopGroupResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let v1::StopGroupRequest { group, grace_ms } = request.into_inner();
+        let grace_ms = (grace_ms != 0).then_some(grace_ms);
+        let members = groups::stop(&caller, &group, grace_ms).await?;
+        let members = members.iter().map(|session| (&**session).into()).collect();
+        Ok(Response::new(v1::StopGroupResponse { members }))
     }
 
     async fn remove_session(
@@ -159,10 +178,30 @@ async fn submit(caller: &Caller, input: Input) -> Result<Applied, CallError> {
 }
 
 fn spec_of(caller: &Caller, spec: Option<v1::SessionSpec>) -> Result<SessionSpec, CallError> {
-    let spec = spec.ok_or_else(|| CallError::field("spec", "", "say what shall run"))?;
+    let mut spec = spec.ok_or_else(|| CallError::field("spec", "", "say what shall run"))?;
+    for after in &mut spec.after {
+        after.session = followed(caller, &after.session)?;
+    }
     let config = &caller.term.config;
     let defaults = SpecDefaults { cpu: config.default_cpu, memory: config.default_memory };
     convert::session_spec(spec, defaults)
+}
+
+/// The id of a session to follow; it may be named as anywhere else.
+fn followed(caller: &Caller, text: &str) -> Result<String, CallError> {
+    match caller.find(text) {
+        Ok(session) => Ok(session.id.to_string()),
+        Err(error) if error.code == ErrorCode::SessionNotFound => {
+            let (field, rule) = ("--after", "no such session");
+            let mut missing = CallError::field(field, text, rule).with("session", text);
+            missing.code = ErrorCode::DependencyNotFound;
+            Err(missing.hint(error.hint))
+        }
+        Err(mut error) => {
+            error.fields.extend(CallError::field("--after", text, "").fields);
+            Err(error)
+        }
+    }
 }
 
 fn request_id_of(text: &str) -> Result<Option<RequestId>, CallError> {
@@ -209,7 +248,17 @@ fn list(
     let mut page = v1::ListSessionsResponse::default();
     let mut bytes = 0;
     let range = snapshot.sessions.range((after, Bound::Unbounded)).map(|(_, session)| session);
-    for session in range.filter(|session| caller.sees(session) && matches(request, session)) {
+    let group = match request.group.as_str() {
+        "" => None,
+        text => Some(caller.find(text)?.id.clone()),
+    };
+    let of_group = |session: &Session| {
+        let own = session.group.as_ref().map(|group| &group.id);
+        group.as_ref().is_none_or(|wanted| own == Some(wanted))
+    };
+    for session in range
+        .filter(|session| caller.sees(session) && matches(request, session) && of_group(session))
+    {
         if page.sessions.len() >= most.min(PAGE) || bytes >= PAGE_BYTES {
             page.next_page_token =
                 page.sessions.last().map(|last| last.id.clone()).unwrap_or_default();
@@ -234,9 +283,6 @@ fn matches(request: &v1::ListSessionsRequest, session: &Arc<Session>) -> bool {
     (request.all || !ended)
         && (request.owner.is_empty() || session.owner.as_str() == request.owner)
         && (request.node.is_empty() || on_node(&request.node))
+        && (request.project.is_empty() || session.spec.project().as_str() == request.project)
         && request.labels.iter().all(|(key, value)| session.spec.labels.get(key) == Some(value))
-}
-
-fn unexpected(applied: &Applied) -> CallError {
-    CallError::new(ErrorCode::Internal, format!("the engine answered {applied:?}"))
 }

@@ -217,6 +217,7 @@ impl Engine {
             Command::DryRun { spec, owner, reply } => {
                 let _ = reply.send(self.cluster.dry_run(&spec, &owner).map_err(Into::into));
             }
+            Command::Ask(question) => question.answer(Ok(&self.cluster)),
             // Not a question; `handle` keeps it away.
             Command::Apply { .. } => {}
         }
@@ -408,5 +409,6 @@ fn refuse(command: Command, away: Option<EngineError>) {
         Command::Explain { reply, .. } | Command::DryRun { reply, .. } => {
             drop(reply.send(Err(error)));
         }
+        Command::Ask(question) => question.answer(Err(error)),
     }
 }

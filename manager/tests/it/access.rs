@@ -104,8 +104,11 @@ async fn a_member_neither_sees_nor_touches_sessions_of_others() {
         manager.token("bob", v1::Role::Member).await,
     );
     let named = v1::SessionSpec { name: "train".to_owned(), ..spec(1000) };
-    let request =
-        v1::CreateSessionRequest { spec: Some(named), request_id: "request-1".to_owned() };
+    let request = v1::CreateSessionRequest {
+        spec: Some(named),
+        request_id: "request-1".to_owned(),
+        members: None,
+    };
     let made = manager.sessions_as(ann).create_session(request.clone()).await.unwrap();
     let id = made.into_inner().session.unwrap().id;
     agent.wants(&id).await;

@@ -12,6 +12,7 @@ use fgpu_wire::v1::admin_service_client::AdminServiceClient;
 use fgpu_wire::v1::agent_service_client::AgentServiceClient;
 use fgpu_wire::v1::device_service_client::DeviceServiceClient;
 use fgpu_wire::v1::node_service_client::NodeServiceClient;
+use fgpu_wire::v1::project_service_client::ProjectServiceClient;
 use fgpu_wire::v1::session_service_client::SessionServiceClient;
 use std::path::Path;
 use std::sync::Arc;
@@ -147,6 +148,14 @@ impl Running {
         AdminServiceClient::with_interceptor(self.channel.clone(), self.bearer())
     }
 
+    pub fn projects(&self) -> ProjectServiceClient<Authed> {
+        self.projects_as(self.bearer())
+    }
+
+    pub fn projects_as(&self, bearer: Bearer) -> ProjectServiceClient<Authed> {
+        ProjectServiceClient::with_interceptor(self.channel.clone(), bearer)
+    }
+
     pub fn agents(&self) -> AgentServiceClient<Authed> {
         let bearer = Bearer(Some(self.agent.clone()));
         AgentServiceClient::with_interceptor(self.channel.clone(), bearer)
@@ -159,7 +168,7 @@ impl Running {
     }
 
     pub async fn create(&self, spec: v1::SessionSpec) -> v1::Session {
-        let request = v1::CreateSessionRequest { spec: Some(spec), request_id: String::new() };
+        let request = v1::CreateSessionRequest { spec: Some(spec), ..Default::default() };
         self.sessions().create_session(request).await.unwrap().into_inner().session.unwrap()
     }
 
@@ -215,7 +224,11 @@ pub fn spec(fgpu_milli: u64) -> v1::SessionSpec {
 }
 
 pub fn create_with(request_id: &str) -> v1::CreateSessionRequest {
-    v1::CreateSessionRequest { spec: Some(spec(1000)), request_id: request_id.to_owned() }
+    v1::CreateSessionRequest {
+        spec: Some(spec(1000)),
+        request_id: request_id.to_owned(),
+        members: None,
+    }
 }
 
 /// The stable code of a refused call.

@@ -11,6 +11,7 @@ mod leaders;
 mod links;
 mod liveness;
 mod nodes;
+mod queue;
 mod sessions;
 mod store_faults;
 mod watch;

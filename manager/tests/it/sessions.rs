@@ -124,7 +124,7 @@ async fn bad_requests_get_one_clear_error_and_change_nothing() {
     let refused = async |change: fn(&mut v1::SessionSpec)| {
         let mut spec = spec(1000);
         change(&mut spec);
-        let request = v1::CreateSessionRequest { spec: Some(spec), request_id: String::new() };
+        let request = v1::CreateSessionRequest { spec: Some(spec), ..Default::default() };
         manager.sessions().create_session(request).await.unwrap_err()
     };
     let quantum = refused(|spec| *spec = crate::harness::spec(7930)).await;

@@ -214,8 +214,11 @@ async fn a_batch_larger_than_one_transaction_is_written_whole() {
     for number in 0..300 {
         let small =
             v1::SessionSpec { cpu_milli: 100, memory_bytes: 16 << 20, gpu: None, ..spec(1) };
-        let request =
-            v1::CreateSessionRequest { spec: Some(small), request_id: format!("request-{number}") };
+        let request = v1::CreateSessionRequest {
+            spec: Some(small),
+            request_id: format!("request-{number}"),
+            members: None,
+        };
         manager.sessions().create_session(request).await.unwrap();
     }
     // All 300 are placed at once when the node comes, and stopped at once when it is drained; the

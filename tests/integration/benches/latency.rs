@@ -65,8 +65,11 @@ async fn session(world: &World, round: u64) -> Duration {
         stop_grace_ms: 1,
         ..v1::SessionSpec::default()
     };
-    let create =
-        v1::CreateSessionRequest { spec: Some(spec), request_id: format!("bench-{round:06}") };
+    let create = v1::CreateSessionRequest {
+        spec: Some(spec),
+        request_id: format!("bench-{round:06}"),
+        members: None,
+    };
     let mut watch = client
         .watch_sessions(with(&token, v1::WatchSessionsRequest::default()))
         .await

@@ -3,9 +3,10 @@
 use crate::error::{CallError, ErrorCode};
 use crate::v1;
 use fgpu_domain::cluster::{Explanation, Refusal};
-use fgpu_domain::ids::NodeName;
+use fgpu_domain::ids::{NodeName, SessionId};
 use fgpu_domain::placement::{NoPlacement, Reason};
 use fgpu_domain::project::{QuotaHit, QuotaScope};
+use fgpu_domain::time::UnixMillis;
 
 impl From<Refusal> for CallError {
     fn from(refusal: Refusal) -> Self {
@@ -125,6 +126,53 @@ fn node_reason((node, reason): &(NodeName, Reason)) -> v1::NodeReason {
     }
 }
 
+/// Kept waiting until a time.
+#[must_use]
+pub fn hold_until(at: UnixMillis) -> v1::Hold {
+    hold(
+        "START_AT",
+        format!("its time has not come: {}", at.0),
+        [("start_at_ms", at.0.to_string())],
+    )
+}
+
+/// Kept waiting by sessions it is to follow.
+#[must_use]
+pub fn hold_after(sessions: &[SessionId]) -> v1::Hold {
+    let names: Vec<String> = sessions.iter().map(ToString::to_string).collect();
+    let names = names.join(", ");
+    hold("DEPENDENCY", format!("it follows {names}, not ended yet"), [("sessions", names)])
+}
+
+/// Kept waiting by other members of its array.
+#[must_use]
+pub fn hold_array(group: &SessionId, at_once: u32) -> v1::Hold {
+    let text = format!("{at_once} members of array {group} hold a place, as many as may at once");
+    hold("ARRAY_LIMIT", text, [("group", group.to_string()), ("at_once", at_once.to_string())])
+}
+
+/// Kept waiting until all members of its gang wait.
+#[must_use]
+pub fn hold_gang(waiting: usize, size: u32) -> v1::Hold {
+    let text = format!("{waiting} of the {size} members of its gang wait; all start together");
+    hold("GANG", text, [("waiting", waiting.to_string()), ("size", size.to_string())])
+}
+
+/// Kept waiting by a quota.
+#[must_use]
+pub fn hold_quota(hit: &QuotaHit) -> v1::Hold {
+    hold("QUOTA_EXCEEDED", hit.to_string(), quota(hit))
+}
+
+fn hold(
+    code: &str,
+    text: String,
+    metadata: impl IntoIterator<Item = (&'static str, String)>,
+) -> v1::Hold {
+    let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    v1::Hold { code: code.to_owned(), text, metadata }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +180,32 @@ mod tests {
     use fgpu_domain::placement::NeverFits;
     use fgpu_domain::session::{Outcome, SpecError};
     use fgpu_domain::slice::SliceError;
+
+    #[test]
+    fn what_holds_a_session_says_its_numbers() {
+        let id: SessionId = "abcdefgh".parse().unwrap();
+        let hit = QuotaHit {
+            scope: QuotaScope::Project("research".parse().unwrap()),
+            kind: "fgpu",
+            limit: "8".into(),
+            used: "6".into(),
+            asked: "3".into(),
+        };
+        let holds = [
+            hold_until(UnixMillis(5)),
+            hold_after(std::slice::from_ref(&id)),
+            hold_array(&id, 2),
+            hold_gang(3, 8),
+            hold_quota(&hit),
+        ];
+        let codes: Vec<&str> = holds.iter().map(|hold| hold.code.as_str()).collect();
+        assert_eq!(codes, ["START_AT", "DEPENDENCY", "ARRAY_LIMIT", "GANG", "QUOTA_EXCEEDED"]);
+        assert_eq!(holds[1].metadata["sessions"], "abcdefgh");
+        assert_eq!(holds[2].metadata["at_once"], "2");
+        assert_eq!(holds[4].text, hit.to_string());
+        assert_eq!(holds[4].metadata["project"], "research");
+        assert_eq!(holds[4].metadata["limit"], "8");
+    }
 
     #[test]
     fn every_refusal_has_a_code_of_the_table() {

@@ -103,6 +103,8 @@ impl From<&Session> for v1::Session {
             started_at_ms: session.phase.started().map_or(0, |at| at.0),
             attempts: session.attempts.iter().map(Into::into).collect(),
             stranded: session.stranded.iter().map(|old| (&old.grant).into()).collect(),
+            group: session.group.as_ref().map(Into::into),
+            placed_at_ms: session.placed_at.map_or(0, |at| at.0),
             ..Self::default()
         };
         fill_phase(&mut wire, &session.phase);

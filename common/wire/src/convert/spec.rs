@@ -4,9 +4,11 @@ use super::{id, nonzero, optional_text};
 use crate::error::CallError;
 use crate::v1;
 use fgpu_domain::session::{
-    ComputePolicy, Mount, OnDisconnect, OnLost, Resources, SessionKind, SessionSpec,
+    ComputePolicy, Condition, Dependency, Mount, OnDisconnect, OnLost, Resources, SessionKind,
+    SessionSpec,
 };
 use fgpu_domain::slice::{ComputeRequest, GpuAmount, GpuRequest, Isolation, Split};
+use fgpu_domain::time::UnixMillis;
 use fgpu_domain::units::{ComputeMilli, CpuMilli, Fgpu, MemoryBytes};
 use std::num::NonZeroU32;
 
@@ -59,14 +61,21 @@ pub fn session_spec(
         time_limit_ms: nonzero(spec.time_limit_ms),
         stop_grace_ms: nonzero(spec.stop_grace_ms).unwrap_or(DEFAULT_STOP_GRACE_MS),
         labels: spec.labels,
-        // The contract does not carry these yet.
-        project: None,
-        class: None,
-        after: Vec::new(),
-        start_at: None,
-        pending_timeout_ms: None,
-        movable: false,
+        project: optional_text(spec.project).map(|name| id("--project", &name)).transpose()?,
+        class: optional_text(spec.class).map(|name| id("--class", &name)).transpose()?,
+        after: spec.after.iter().map(dependency).collect::<Result<_, _>>()?,
+        start_at: nonzero(spec.start_at_ms).map(UnixMillis),
+        pending_timeout_ms: nonzero(spec.pending_timeout_ms),
+        movable: spec.movable,
     })
+}
+
+fn dependency(after: &v1::Dependency) -> Result<Dependency, CallError> {
+    let condition = match after.condition() {
+        v1::DependencyCondition::Unspecified | v1::DependencyCondition::Ok => Condition::Ok,
+        v1::DependencyCondition::Any => Condition::Any,
+    };
+    Ok(Dependency { session: id("--after", &after.session)?, condition })
 }
 
 fn gpu_request(gpu: v1::GpuRequest) -> Result<GpuRequest, CallError> {
@@ -205,7 +214,23 @@ impl From<&SessionSpec> for v1::SessionSpec {
             }
             .into(),
             labels: spec.labels.clone(),
+            project: spec.project.as_ref().map(ToString::to_string).unwrap_or_default(),
+            class: spec.class.as_ref().map(ToString::to_string).unwrap_or_default(),
+            after: spec.after.iter().map(Into::into).collect(),
+            start_at_ms: spec.start_at.map_or(0, |at| at.0),
+            pending_timeout_ms: spec.pending_timeout_ms.unwrap_or(0),
+            movable: spec.movable,
         }
+    }
+}
+
+impl From<&Dependency> for v1::Dependency {
+    fn from(after: &Dependency) -> Self {
+        let condition = match after.condition {
+            Condition::Ok => v1::DependencyCondition::Ok,
+            Condition::Any => v1::DependencyCondition::Any,
+        };
+        Self { session: after.session.to_string(), condition: condition.into() }
     }
 }
 
@@ -268,6 +293,10 @@ mod tests {
         SpecDefaults { cpu: CpuMilli::cores(1), memory: MemoryBytes::gib(2) }
     }
 
+    fn after((number, condition): (usize, Condition)) -> Dependency {
+        Dependency { session: format!("abcdefgh{number}").parse().unwrap(), condition }
+    }
+
     fn full() -> SessionSpec {
         let gpu = GpuRequest {
             amount: GpuAmount::Direct {
@@ -306,6 +335,12 @@ mod tests {
             on_disconnect: OnDisconnect::Stop,
             on_lost: OnLost::Replace,
             labels: pair("team"),
+            project: Some("research".parse().unwrap()),
+            class: Some("high".parse().unwrap()),
+            after: [Condition::Ok, Condition::Any].into_iter().enumerate().map(after).collect(),
+            start_at: Some(UnixMillis(1_800_000_000_000)),
+            pending_timeout_ms: Some(3_600_000),
+            movable: true,
             ..SessionSpec::new(vec!["python".into()], resources)
         }
     }
@@ -336,6 +371,9 @@ mod tests {
         };
         assert_eq!(bad(|s| s.name = "No!".into()), "--name");
         assert_eq!(bad(|s| s.node = "-".into()), "--node");
+        assert_eq!(bad(|s| s.project = "No!".into()), "--project");
+        assert_eq!(bad(|s| s.class = "No!".into()), "--class");
+        assert_eq!(bad(|s| s.after[0].session = "short".into()), "--after");
         assert_eq!(bad(|s| s.publish = vec![70_000]), "--publish");
         assert_eq!(bad(|s| s.gpu = Some(v1::GpuRequest::default())), "--fgpu");
     }

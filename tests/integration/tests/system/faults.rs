@@ -80,8 +80,11 @@ async fn create_until_acknowledged(address: &str, token: &str, number: usize) ->
     };
     let request_id = format!("request-{number:04}");
     loop {
-        let message =
-            v1::CreateSessionRequest { spec: Some(spec.clone()), request_id: request_id.clone() };
+        let message = v1::CreateSessionRequest {
+            spec: Some(spec.clone()),
+            request_id: request_id.clone(),
+            members: None,
+        };
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         request.set_timeout(Duration::from_secs(5));
