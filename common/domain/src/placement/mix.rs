@@ -20,6 +20,8 @@ const MOST_CLASSES: usize = 1024;
 const TYPICAL_PERCENT: u64 = 99;
 /// Typical classes at most.
 const MOST_TYPICAL: usize = 64;
+/// Classes that only some models can serve looked at at most.
+const MOST_NARROW: usize = 256;
 
 /// What has been asked for.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +53,7 @@ struct Seen {
     memory: u64,
 }
 
-/// A class among the typical ones.
+/// A class and how often it was seen.
 #[derive(Debug)]
 pub(super) struct Typical<'a> {
     pub(super) cpu: CpuMilli,
@@ -70,6 +72,13 @@ pub(super) struct Basis {
     hardware: u64,
     arrivals: u64,
     expected: u64,
+}
+
+impl<'a> Typical<'a> {
+    fn new(key: &'a ClassKey, seen: &Seen) -> Self {
+        let Seen { weight, counted, memory } = *seen;
+        Self { cpu: key.cpu, gpu: key.gpu.as_ref(), weight, counted, memory }
+    }
 }
 
 impl Mix {
@@ -127,15 +136,18 @@ impl Mix {
             covered += seen.weight;
             more
         });
-        typical
-            .map(|(key, seen)| Typical {
-                cpu: key.cpu,
-                gpu: key.gpu.as_ref(),
-                weight: seen.weight,
-                counted: seen.counted,
-                memory: seen.memory,
-            })
-            .collect()
+        typical.map(|(key, seen)| Typical::new(key, seen)).collect()
+    }
+
+    /// All classes that only some models can serve, the most frequent first.
+    pub(super) fn narrow(&self) -> Vec<Typical<'_>> {
+        let narrow = self.classes.iter().filter(|(key, _)| {
+            key.gpu.as_ref().is_some_and(|gpu| !gpu.models.is_empty())
+        });
+        let mut sorted: Vec<(&ClassKey, &Seen)> = narrow.collect();
+        sorted.sort_by_key(|(key, seen)| (Reverse(seen.weight), *key));
+        sorted.truncate(MOST_NARROW);
+        sorted.into_iter().map(|(key, seen)| Typical::new(key, seen)).collect()
     }
 
     fn add(&mut self, request: &Request, more: Seen) {

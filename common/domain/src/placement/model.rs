@@ -19,7 +19,10 @@ use std::sync::Arc;
 pub(super) struct Model {
     /// What it was worked out from; `None`: nothing yet.
     basis: Option<Basis>,
+    /// The typical ones.
     classes: Vec<Class>,
+    /// Those that only some models can serve, however rare.
+    narrow: Vec<Class>,
     /// By position of the shape.
     measures: Vec<Measure>,
     /// CPU that goes with one device's worth of the mix, thousandths of a core; 0: none.
@@ -51,7 +54,7 @@ impl Model {
             self.rebuild(policy, mix, view);
         }
         if policy == Policy::Fragmentation {
-            self.scarcity.refresh(&self.classes, mix.arrivals(), view);
+            self.scarcity.refresh(&self.classes, &self.narrow, mix.arrivals(), view);
         }
         !holds
     }
@@ -90,6 +93,7 @@ impl Model {
             self.measures = shapes.map(measure).collect();
             return;
         }
+        self.narrow = mix.narrow().iter().map(|narrow| Class::new(narrow, view)).collect();
         let mut known = BTreeMap::new();
         self.measures = shapes
             .map(|shape| {

@@ -55,20 +55,29 @@ struct Supply {
 
 impl Scarcity {
     /// Works prices out again where it is time.
-    pub(super) fn refresh(&mut self, classes: &[Class], arrivals: u64, view: &View) {
+    pub(super) fn refresh(
+        &mut self,
+        typical: &[Class],
+        narrow: &[Class],
+        arrivals: u64,
+        view: &View,
+    ) {
         if self.at.is_some_and(|at| arrivals - at < PATIENCE) {
             return;
         }
         self.at = Some(arrivals);
-        let asked: Vec<Asked> =
-            classes.iter().filter_map(|class| Asked::new(class, view)).collect();
-        let all = with_devices(view);
-        let narrow: BTreeSet<&Vec<bool>> =
-            asked.iter().map(|asked| &asked.allowed).filter(|allowed| **allowed != all).collect();
-        self.prices = match narrow.is_empty() {
-            true => Vec::new(),
-            false => prices(&asked, &unions(&narrow, &all), &supply(view)),
+        if narrow.is_empty() {
+            self.prices = Vec::new();
+            return;
+        }
+        let of = |classes: &[Class]| -> Vec<Asked> {
+            classes.iter().filter_map(|class| Asked::new(class, view)).collect()
         };
+        let (all, mut asked) = (with_devices(view), of(narrow));
+        asked.retain(|asked| asked.allowed != all);
+        let total = of(typical).iter().map(|asked| asked.weight * asked.milli).sum();
+        let sets = asked.iter().map(|asked| &asked.allowed).collect();
+        self.prices = prices(&asked, total, &unions(&sets, &all), &supply(view));
     }
 
     /// What a request pays on a node of the shape, in the unit of scores.
@@ -121,9 +130,14 @@ fn supply(view: &View) -> Vec<Supply> {
     supply
 }
 
-fn prices(asked: &[Asked], sets: &BTreeSet<Vec<bool>>, supply: &[Supply]) -> Vec<Price> {
+/// `asked` is what cannot go everywhere, `total` the GPU asked for by all requests of the mix.
+fn prices(
+    asked: &[Asked],
+    total: i128,
+    sets: &BTreeSet<Vec<bool>>,
+    supply: &[Supply],
+) -> Vec<Price> {
     let mut prices = vec![Price::default(); supply.len()];
-    let total: i128 = asked.iter().map(|asked| asked.weight * asked.milli).sum();
     let free: i128 = supply.iter().map(|supply| supply.milli).sum();
     for set in sets {
         let (mut milli, mut cpu, mut milli_squared, mut cpu_squared) = (0, 0, 0, 0);
