@@ -96,8 +96,10 @@ impl<'a> Place<'a> {
             .map(|(slot, rest)| self.worth(*slot, self.rests[*slot]) - self.worth(*slot, *rest));
         let short = self.model.short(self.worth - taken.sum::<i64>(), cpu, memory);
         let stranded = -self.before.decrease(cpu, changed);
+        // What takes no GPU shall go where CPU is short already, not where it may become so.
+        let level = if changed.is_empty() { 0 } else { LEVEL * short };
         GROWTH * (short - self.short)
-            + LEVEL * short
+            + level
             + (STRANDED * stranded).div_euclid(self.measure.weight().max(1))
     }
 
