@@ -1,9 +1,9 @@
 //! Explanations as callers see them.
 
-use fgpu_domain::cluster::Explanation;
+use fgpu_domain::cluster::{Explanation, Hold};
 use fgpu_domain::ids::NodeName;
 use fgpu_domain::placement::{NoPlacement, Reason};
-use fgpu_wire::v1;
+use fgpu_wire::{convert, v1};
 
 /// Nodes named one by one; beyond that the counts tell.
 const NAMED_NODES: usize = 200;
@@ -26,6 +26,13 @@ pub(super) fn explanation(
     if let Some(refused) = &explanation.refused {
         fill_refused(&mut wire, refused);
     }
+    wire.holds.extend(explanation.hold.as_ref().map(|hold| match hold {
+        Hold::Until { at } => convert::hold_until(*at),
+        Hold::After { sessions } => convert::hold_after(sessions),
+        Hold::Array { group, at_once } => convert::hold_array(group, *at_once),
+        Hold::Gang { waiting, size } => convert::hold_gang(*waiting, *size),
+    }));
+    wire.holds.extend(explanation.quota.as_ref().map(convert::hold_quota));
     wire
 }
 
