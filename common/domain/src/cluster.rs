@@ -64,6 +64,10 @@ use imbl::OrdMap;
 use index::Index;
 use std::sync::Arc;
 
+/// Sessions a restored cluster learns the mix of requests from, the latest ones: what came before has
+/// faded.
+const LEARNED: usize = 16_384;
+
 /// How a cluster behaves: set once by its administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -186,11 +190,22 @@ impl Cluster {
             cluster.put_session(session);
         }
         cluster.rebuild_history();
+        cluster.learn_mix();
         cluster.journal = index::Journal::default();
         cluster.mend_gangs();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
         if broken.is_empty() { Ok(cluster) } else { Err(RestoreError::Broken { broken }) }
+    }
+
+    /// Lets placement learn from the sessions on record what it learned when they were created.
+    fn learn_mix(&mut self) {
+        let mut known: Vec<Arc<Session>> = self.sessions.values().cloned().collect();
+        known.sort_unstable_by_key(|session| session.sequence);
+        for session in known.iter().skip(known.len().saturating_sub(LEARNED)) {
+            let request = self.request(&session.spec);
+            self.placer.arrived(&request);
+        }
     }
 
     /// Applies one input at `now`.

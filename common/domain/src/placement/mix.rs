@@ -141,9 +141,10 @@ impl Mix {
 
     /// All classes that only some models can serve, the most frequent first.
     pub(super) fn narrow(&self) -> Vec<Typical<'_>> {
-        let narrow = self.classes.iter().filter(|(key, _)| {
-            key.gpu.as_ref().is_some_and(|gpu| !gpu.models.is_empty())
-        });
+        let narrow = self
+            .classes
+            .iter()
+            .filter(|(key, _)| key.gpu.as_ref().is_some_and(|gpu| !gpu.models.is_empty()));
         let mut sorted: Vec<(&ClassKey, &Seen)> = narrow.collect();
         sorted.sort_by_key(|(key, seen)| (Reverse(seen.weight), *key));
         sorted.truncate(MOST_NARROW);
