@@ -20,6 +20,7 @@
 //! | `FGPU_COMPUTE_MILLI_PER_DEVICE` | the same for each of `FGPU_DEVICES`; 0: what others leave |
 //! | `FGPU_AMOUNT` | fGPU, e.g. `2.5` |
 //! | `FGPU_ISOLATION` | how the slice is kept: `whole`, `mig`, `driver`, `interposer`, `shared` |
+//! | `FGPU_ARRAY_…`, `FGPU_CLUSTER_…` | in an array or gang: what the manager says of it (docs/queue.md) |
 //! | `CUDA_VISIBLE_DEVICES` | as `FGPU_DEVICES`; empty without a device |
 //!
 //! A session's own environment cannot set a name that begins with `FGPU_`, nor

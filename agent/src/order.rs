@@ -15,6 +15,9 @@ pub struct Order {
     pub grant: Grant,
     /// The user it belongs to.
     pub owner: String,
+    /// Variables that say what array or gang it is a member of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub group_environment: BTreeMap<String, String>,
 }
 
 /// One placement the manager wants.
@@ -73,7 +76,7 @@ pub(crate) mod tests {
             isolation: Isolation::Shared,
         };
         let spec = SessionSpec::new(vec!["sh".to_owned()], resources);
-        Order { spec, grant, owner: "ann".to_owned() }
+        Order { spec, grant, owner: "ann".to_owned(), group_environment: BTreeMap::new() }
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub(crate) fn desired_state(wire: v1::DesiredState) -> Result<DesiredState, BadD
 fn order(session: v1::DesiredSession) -> Result<Order, CallError> {
     let spec = convert::session_spec(session.spec.unwrap_or_default(), AS_TOLD)?;
     let grant = convert::grant(session.grant.unwrap_or_default())?;
-    Ok(Order { spec, grant, owner: session.owner })
+    let group_environment = session.group_environment.into_iter().collect();
+    Ok(Order { spec, grant, owner: session.owner, group_environment })
 }
 
 /// Everything in `snapshot`, as a report that names all there is.
@@ -111,6 +112,7 @@ mod tests {
             grant: Some((&order.grant).into()),
             stop_grace_ms: None,
             owner: order.owner,
+            group_environment: order.group_environment.into_iter().collect(),
         }
     }
 

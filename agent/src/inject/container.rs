@@ -85,7 +85,8 @@ pub fn container_spec(
         ContainerSpec::new(container_name(id), asked.image.clone(), id.session.to_string());
     spec.entrypoint = (!asked.entrypoint.is_empty()).then(|| asked.entrypoint.clone());
     spec.command.clone_from(&asked.command);
-    spec.env = environment(&asked.env, &slice, &seen_at.to_string_lossy());
+    spec.env =
+        environment(&asked.env, &order.group_environment, &slice, &seen_at.to_string_lossy());
     spec.labels = labels_of(id, order);
     spec.mounts = mounts(order, facts, &on_host)?;
     spec.workdir.clone_from(&asked.workdir);

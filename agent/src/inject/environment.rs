@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 /// Variables that choose devices; a session cannot set them.
 const VISIBLE: [&str; 2] = ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"];
 
-/// The environment of a session that asked for `own`, holds `slice` and finds its slice file at
-/// `path`. See the table of the module above.
+/// The environment of a session that asked for `own`, is told of its `group`, holds `slice` and finds
+/// its slice file at `path`. See the table of the module above.
 #[must_use]
 pub fn environment(
     own: &BTreeMap<String, String>,
+    group: &BTreeMap<String, String>,
     slice: &SliceFile,
     path: &str,
 ) -> BTreeMap<String, String> {
     let kept = own.iter().filter(|(name, _)| !is_ours(name, slice.isolation));
     let mut all: BTreeMap<String, String> =
         kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    all.extend(group.iter().map(|(name, value)| (name.clone(), value.clone())));
     let devices = list(slice.devices.iter().map(|device| device.uuid.as_str().to_owned()));
     let ours = [
         ("FGPU_SESSION_ID", slice.session.to_string()),
@@ -79,7 +81,8 @@ mod tests {
 
     #[test]
     fn the_environment_of_two_half_devices() {
-        let all = environment(&own(&[("LR", "0.1")]), &slice(&["GPU-1", "GPU-2"]), SLICE_FILE);
+        let all =
+            environment(&own(&[("LR", "0.1")]), &own(&[]), &slice(&["GPU-1", "GPU-2"]), SLICE_FILE);
 
         let shown: Vec<String> =
             all.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -105,18 +108,21 @@ LR=0.1";
         let asked = own(&[
             ("FGPU_MEMORY_BYTES", "1"),
             ("FGPU_ANYTHING", "1"),
+            ("FGPU_ARRAY_INDEX", "7"),
             ("CUDA_VISIBLE_DEVICES", "7"),
             ("NVIDIA_VISIBLE_DEVICES", "all"),
             ("LD_PRELOAD", "/x.so"),
         ]);
 
-        let all = environment(&asked, &slice(&[]), SLICE_FILE);
+        let group = own(&[("FGPU_ARRAY_INDEX", "3")]);
+        let all = environment(&asked, &group, &slice(&[]), SLICE_FILE);
 
         assert_eq!(all["FGPU_MEMORY_BYTES"], "0");
+        assert_eq!(all["FGPU_ARRAY_INDEX"], "3", "what the manager says of its group");
         assert_eq!(all["CUDA_VISIBLE_DEVICES"], "");
         assert_eq!(all["LD_PRELOAD"], "/x.so", "the session's own where nothing depends on it");
         assert!(!all.contains_key("FGPU_ANYTHING") && !all.contains_key("NVIDIA_VISIBLE_DEVICES"));
-        assert_eq!(dropped(&asked, Isolation::Shared).len(), 4);
-        assert_eq!(dropped(&asked, Isolation::Interposer).len(), 5);
+        assert_eq!(dropped(&asked, Isolation::Shared).len(), 5);
+        assert_eq!(dropped(&asked, Isolation::Interposer).len(), 6);
     }
 }

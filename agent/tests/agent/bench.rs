@@ -90,7 +90,7 @@ pub(crate) fn order(devices: &[&str]) -> Order {
     };
     let mut spec = SessionSpec::new(vec!["work".to_owned()], resources);
     spec.image = "image".to_owned();
-    Order { spec, grant, owner: "ann".to_owned() }
+    Order { spec, grant, owner: "ann".to_owned(), group_environment: Default::default() }
 }
 
 /// The order with another image.

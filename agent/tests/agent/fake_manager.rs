@@ -194,6 +194,7 @@ pub(crate) fn wanted(id: &PlacementId, order: &Order) -> v1::DesiredSession {
         grant: Some((&order.grant).into()),
         stop_grace_ms: None,
         owner: order.owner.clone(),
+        group_environment: order.group_environment.clone().into_iter().collect(),
     }
 }
 

@@ -82,19 +82,17 @@ fn desired_state(update: &DesiredUpdate, epoch: i64) -> v1::DesiredState {
 }
 
 fn desired_session(desired: &Desired) -> v1::DesiredSession {
-    let mut spec = v1::SessionSpec::from(&desired.session.spec);
-    // What it is a member of is not for its maker to say.
-    spec.env.extend(desired.session.group_environment());
     v1::DesiredSession {
         session_id: desired.session.id.to_string(),
         generation: desired.generation,
-        spec: Some(spec),
+        spec: Some((&desired.session.spec).into()),
         grant: Some((&desired.grant).into()),
         stop_grace_ms: match desired.want {
             Want::Run => None,
             Want::Stop { grace_ms } => Some(grace_ms),
         },
         owner: desired.session.owner.to_string(),
+        group_environment: desired.group_environment.clone().into_iter().collect(),
     }
 }
 

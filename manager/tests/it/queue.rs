@@ -56,7 +56,7 @@ async fn an_array_is_made_as_a_whole_and_each_member_is_told_its_index() {
     assert_eq!((group.id.as_str(), group.size), (first.id.as_str(), 3));
     assert_eq!(group.kind(), v1::GroupKind::Array);
     for member in &made.members {
-        let env = agent.wants(&member.id).await.spec.unwrap().env;
+        let env = agent.wants(&member.id).await.group_environment;
         assert_eq!(env["FGPU_ARRAY_INDEX"], member.group.clone().unwrap().index.to_string());
         assert_eq!(env["FGPU_ARRAY_ID"], first.id);
         assert_eq!(env["FGPU_ARRAY_SIZE"], "3");
@@ -82,7 +82,7 @@ async fn a_gang_is_told_who_leads_it_and_what_its_maker_says_of_that_does_not_co
     let roles = ["head", "worker"];
     for (index, member) in made.members.iter().enumerate() {
         assert_eq!(member.group.clone().unwrap().kind(), v1::GroupKind::Gang);
-        let env = agent.wants(&member.id).await.spec.unwrap().env;
+        let env = agent.wants(&member.id).await.group_environment;
         assert_eq!(env["FGPU_CLUSTER_INDEX"], index.to_string());
         assert_eq!(env["FGPU_CLUSTER_ROLE"], roles[index]);
         assert_eq!(env["FGPU_CLUSTER_SIZE"], "2");

@@ -9,7 +9,7 @@ use fgpu_domain::reconcile::PlacementId;
 use fgpu_domain::session::PublishedPort;
 use fgpu_domain::time::UnixMillis;
 use fgpu_runtime::{Container, ContainerState};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 /// All containers of ours, as the engine told at one moment.
@@ -180,6 +180,7 @@ fn adopted(labelled: Labelled) -> Placement {
         spec: None,
         grant: labelled.grant,
         owner: labelled.owner,
+        group_environment: BTreeMap::new(),
         on_disconnect: labelled.on_disconnect,
         phase: Phase::Interrupted,
         resend: 0,

@@ -8,6 +8,7 @@ use crate::supervisor::report::StandingState;
 use fgpu_domain::reconcile::{ORPHAN_GRACE_MS, PlacementId, Seen};
 use fgpu_domain::session::{OnDisconnect, Progress, SessionSpec};
 use fgpu_domain::slice::Grant;
+use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 /// One placement.
@@ -19,6 +20,8 @@ pub(in crate::supervisor) struct Placement {
     pub(in crate::supervisor) grant: Option<Grant>,
     /// The user it belongs to.
     pub(super) owner: String,
+    /// Variables that say what group it is a member of; empty also until the manager has said so.
+    pub(super) group_environment: BTreeMap<String, String>,
     /// What happens when the agent is cut off.
     pub(super) on_disconnect: OnDisconnect,
     /// Where it stands.
@@ -100,6 +103,7 @@ impl Placement {
             spec: Some(order.spec.clone()),
             grant: Some(order.grant.clone()),
             owner: order.owner.clone(),
+            group_environment: order.group_environment.clone(),
             on_disconnect: order.spec.on_disconnect,
             phase,
             resend: 0,
@@ -112,6 +116,7 @@ impl Placement {
             spec: None,
             grant: None,
             owner: String::new(),
+            group_environment: BTreeMap::new(),
             on_disconnect: OnDisconnect::Keep,
             phase: gone(end, now),
             resend: 0,
@@ -131,6 +136,7 @@ impl Placement {
             spec: entry.spec.clone(),
             grant: entry.grant.clone(),
             owner: entry.owner.clone(),
+            group_environment: BTreeMap::new(),
             on_disconnect: entry.on_disconnect,
             phase,
             resend: 0,
@@ -170,12 +176,16 @@ impl Placement {
         if self.owner.is_empty() {
             self.owner.clone_from(&order.owner);
         }
+        if self.group_environment.is_empty() {
+            self.group_environment.clone_from(&order.group_environment);
+        }
     }
 
     /// All that is needed to start it, if it is known.
     pub(in crate::supervisor) fn order(&self) -> Option<Order> {
         let (spec, grant) = (self.spec.clone()?, self.grant.clone()?);
-        Some(Order { spec, grant, owner: self.owner.clone() })
+        let group_environment = self.group_environment.clone();
+        Some(Order { spec, grant, owner: self.owner.clone(), group_environment })
     }
 
     /// What the decision core sees; `None` where there is nothing that a start would not bring.

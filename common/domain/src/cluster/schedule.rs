@@ -10,6 +10,7 @@ use crate::reconcile::Want;
 use crate::session::{Event, Phase, Session, StopReason};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One placement a node shall have.
@@ -23,6 +24,8 @@ pub struct Desired {
     pub grant: Grant,
     /// What shall become of it.
     pub want: Want,
+    /// Variables that say what group it is a member of.
+    pub group_environment: BTreeMap<String, String>,
 }
 
 /// What trying a unit came to.
@@ -164,6 +167,7 @@ impl Cluster {
                     generation,
                     grant: grant.clone(),
                     want: index::want(session, generation),
+                    group_environment: self.group_environment(session),
                 });
             }
         }

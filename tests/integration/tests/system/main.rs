@@ -8,5 +8,6 @@ mod faults;
 mod house;
 mod main_job;
 mod one_machine;
+mod queue;
 mod stage;
 mod traces;
