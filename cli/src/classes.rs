@@ -45,10 +45,12 @@ pub(crate) struct ClassSetArgs {
         value_parser = clap::value_parser!(i32).range(-1000..=1000)
     )]
     priority: Option<i32>,
-    /// Whether its sessions may take the place of preemptible ones of a lower priority
+    /// Whether its sessions may take the place of preemptible ones of a lower priority (recorded:
+    /// nothing is preempted yet)
     #[arg(long, value_enum, value_name = "YES|NO")]
     may_preempt: Option<YesNo>,
-    /// Whether sessions of a higher class may take the place of its own
+    /// Whether sessions of a higher class may take the place of its own (recorded: nothing is
+    /// preempted yet)
     #[arg(long, value_enum, value_name = "YES|NO")]
     preemptible: Option<YesNo>,
     /// How long a session runs before its place may be taken

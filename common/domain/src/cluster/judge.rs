@@ -171,7 +171,7 @@ impl Cluster {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Until { at } => write!(f, "not before its start time, {at} ms since 1970"),
+            Self::Until { at } => write!(f, "not before its start time, {at}"),
             Self::After { sessions } => {
                 let first: Vec<&str> = sessions.iter().take(3).map(SessionId::as_str).collect();
                 write!(f, "waits for {} to end: {}", count(sessions.len()), first.join(", "))?;

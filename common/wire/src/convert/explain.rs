@@ -131,7 +131,7 @@ fn node_reason((node, reason): &(NodeName, Reason)) -> v1::NodeReason {
 pub fn hold_until(at: UnixMillis) -> v1::Hold {
     hold(
         "START_AT",
-        format!("its time has not come: {}", at.0),
+        format!("its time has not come: {at}"),
         [("start_at_ms", at.0.to_string())],
     )
 }
