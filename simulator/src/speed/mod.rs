@@ -15,6 +15,7 @@ use crate::generate::{GenerateError, Source};
 use crate::meter::Timing;
 use crate::random::SplitMix64;
 use crate::replay::PodLine;
+use crate::stopwatch::{Lap, timing};
 use fgpu_domain::placement::Policy;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -109,6 +110,26 @@ impl Gauge {
     fn alloc_pct(self) -> f64 {
         100.0 * self.used as f64 / self.capacity as f64
     }
+}
+
+/// Measures decisions one after another; `exchange` makes one and says whether it found a place. What
+/// is given out in the end is for the caller to say.
+fn measure(
+    options: &SpeedOptions,
+    fill_pct: u32,
+    waiting: usize,
+    mut exchange: impl FnMut() -> Result<(Lap, bool), SpeedError>,
+) -> Result<Measurement, SpeedError> {
+    let (mut laps, mut placed) = (Vec::with_capacity(options.decisions), 0);
+    let mut left = options.at_most;
+    while laps.len() < options.decisions && !left.is_zero() {
+        let (lap, found) = exchange()?;
+        placed += usize::from(found);
+        left = left.saturating_sub(lap.wall);
+        laps.push(lap);
+    }
+    let (decisions, timing) = (laps.len(), timing(&laps).unwrap_or_default());
+    Ok(Measurement { fill_pct, alloc_pct: 0.0, waiting, decisions, placed, timing })
 }
 
 impl SpeedReport {

@@ -1,9 +1,9 @@
 //! Placement alone: from the request to its resources being taken.
 
-use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream};
+use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream, measure};
 use crate::cluster::{Cluster, Taken};
 use crate::random::SplitMix64;
-use crate::stopwatch::{Lap, Stopwatch, timing};
+use crate::stopwatch::{Lap, Stopwatch};
 use std::time::Duration;
 
 /// Pods in a row that find no place before a cluster counts as full.
@@ -64,22 +64,8 @@ impl PlacementBench {
         options: &SpeedOptions,
     ) -> Result<Measurement, SpeedError> {
         self.fill(fill_pct)?;
-        let (mut laps, mut placed) = (Vec::with_capacity(options.decisions), 0);
-        let mut left = options.at_most;
-        while laps.len() < options.decisions && !left.is_zero() {
-            let (lap, found) = self.exchange(fill_pct)?;
-            placed += usize::from(found);
-            left = left.saturating_sub(lap.wall);
-            laps.push(lap);
-        }
-        Ok(Measurement {
-            fill_pct,
-            alloc_pct: self.gauge.alloc_pct(),
-            waiting: 0,
-            decisions: laps.len(),
-            placed,
-            timing: timing(&laps).unwrap_or_default(),
-        })
+        let measured = measure(options, fill_pct, 0, || self.exchange(fill_pct))?;
+        Ok(Measurement { alloc_pct: self.gauge.alloc_pct(), ..measured })
     }
 
     /// Places pods until `fill_pct` percent of the GPU are given out, or hardly any find a place.

@@ -1,12 +1,12 @@
 //! The cluster the manager runs: a session ends, another is created, the queue is looked at, and
 //! what changed is taken for the store. Every decision measured is all of that.
 
-use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream};
+use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream, measure};
 use crate::error::SimulateError;
 use crate::queue::bridge::{Bridge, made, settings};
 use crate::random::SplitMix64;
 use crate::replay::{JobLine, NodeLine, PodLine};
-use crate::stopwatch::{Lap, Stopwatch, timing};
+use crate::stopwatch::{Lap, Stopwatch};
 use fgpu_domain::cluster::{Applied, Cluster, Input};
 use fgpu_domain::ids::SessionId;
 use fgpu_domain::session::{Report, ReportState};
@@ -133,22 +133,8 @@ impl Bench {
         waiting: usize,
         options: &SpeedOptions,
     ) -> Result<Measurement, SpeedError> {
-        let (mut laps, mut placed) = (Vec::with_capacity(options.decisions), 0);
-        let mut left = options.at_most;
-        while laps.len() < options.decisions && !left.is_zero() {
-            let (lap, found) = self.exchange(fill_pct)?;
-            placed += usize::from(found);
-            left = left.saturating_sub(lap.wall);
-            laps.push(lap);
-        }
-        Ok(Measurement {
-            fill_pct,
-            alloc_pct: self.gauge.alloc_pct(),
-            waiting,
-            decisions: laps.len(),
-            placed,
-            timing: timing(&laps).unwrap_or_default(),
-        })
+        let measured = measure(options, fill_pct, waiting, || self.exchange(fill_pct))?;
+        Ok(Measurement { alloc_pct: self.gauge.alloc_pct(), ..measured })
     }
 
     /// Lets as many go as the next needs; measures the last of that and the next together.

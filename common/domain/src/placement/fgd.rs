@@ -8,7 +8,7 @@
 
 use super::Request;
 use super::entry::Entry;
-use super::fit::{Prefer, ShapeFit, apart};
+use super::fit::{ShapeFit, apart};
 use super::measure::Measure;
 use super::model::Model;
 use super::score::Judged;
@@ -82,11 +82,8 @@ pub(super) fn judge(
     let Some(fit) = fit else { return Some(Judged { score: worth(&[]), first: None }) };
     let apart = apart(request, entry);
     if fit.parts.len() > 1 {
-        let mut changed = Vec::with_capacity(fit.parts.len());
-        fit.choose(entry, apart, Prefer::Fullest, |part, slot| {
-            changed.push((slot, fit.rest_after(part, entry, slot)));
-        })?;
-        return Some(Judged { score: worth(&changed), first: None });
+        let score = worth(&fit.rests_after(entry, apart)?);
+        return Some(Judged { score, first: None });
     }
     fit.best_device(entry, apart, |slot, rest| worth(&[(slot, rest)]))
 }

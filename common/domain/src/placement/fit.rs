@@ -13,8 +13,9 @@ use crate::slice::{Demand, GpuRequest, Isolation, Part, Split};
 pub(super) struct Fit {
     /// By position in the view's shapes; `None` where it cannot be divided so.
     shapes: Vec<Option<ShapeFit>>,
-    /// Models allowed, in lower case; empty: any.
-    models: Vec<String>,
+    /// By position in the view's shapes: whether a device there is of an allowed model, whatever the
+    /// number of devices.
+    allowed: Vec<bool>,
 }
 
 /// The request on nodes of one shape.
@@ -72,8 +73,10 @@ impl Fit {
             let parts = gpu.parts(&allowed_units(gpu, view, at), count, split, view.quantum())?;
             Some(ShapeFit::new(gpu, parts, &shape.kinds))
         };
-        let models = gpu.models.iter().map(|model| model.to_lowercase()).collect();
-        Self { shapes: shapes.map(fit).collect(), models }
+        let allowed = view.shapes().list().iter();
+        let allowed =
+            allowed.map(|shape| shape.kinds.iter().any(|kind| allows(gpu, &kind.model))).collect();
+        Self { shapes: shapes.map(fit).collect(), allowed }
     }
 
     pub(super) fn of(&self, entry: &Entry) -> Option<&ShapeFit> {
@@ -81,12 +84,8 @@ impl Fit {
     }
 
     /// Whether a device of the shape at this position is of an allowed model.
-    pub(super) fn allows_shape(&self, shape: usize, view: &View) -> bool {
-        self.models.is_empty()
-            || view.shapes().get(shape).kinds.iter().any(|kind| {
-                let model = kind.model.to_lowercase();
-                self.models.iter().any(|wanted| model.contains(wanted.as_str()))
-            })
+    pub(super) fn allows_shape(&self, shape: usize) -> bool {
+        self.allowed.get(shape).copied().unwrap_or(false)
     }
 
     /// The request on nodes of the shape at this position.
@@ -182,6 +181,16 @@ impl ShapeFit {
             chosen(part, at);
         }
         Some(())
+    }
+
+    /// What is left on each device that gets a part once it has it: position and thousandths, part by
+    /// part. `None` where there is no room for all parts.
+    pub(super) fn rests_after(&self, entry: &Entry, apart: Apart) -> Option<Vec<(usize, u64)>> {
+        let mut rests = Vec::with_capacity(self.parts.len());
+        self.choose(entry, apart, Prefer::Fullest, |part, slot| {
+            rests.push((slot, self.rest_after(part, entry, slot)));
+        })?;
+        Some(rests)
     }
 
     /// Thousandths of a device taken by all parts, on the devices [`ShapeFit::choose`] would choose.

@@ -16,7 +16,8 @@ pub(super) struct Measure {
     demands: Vec<Demands>,
     /// What idle GPU is counted in, by kind of device; none: thousandths of a device.
     values: Vec<Arc<Values>>,
-    /// Of the whole mix, also of what fits no node of this shape and of what needs no GPU.
+    /// Of all requests, also of what fits no node of this shape; of those without GPU only where
+    /// thousandths are counted, as published.
     weight: i64,
 }
 
@@ -41,7 +42,7 @@ pub(super) struct Before<'a> {
 }
 
 impl Measure {
-    /// The measure on the shape of position `shape`, of requests each with CPU, weight and fit.
+    /// The measure on the shape at position `shape`, in `values` or, without any, in thousandths.
     pub(super) fn new(shape: usize, classes: &[Class], values: Vec<Arc<Values>>) -> Self {
         let mut measure = Self { values, ..Self::default() };
         for Class { cpu, weight, fit, .. } in classes {

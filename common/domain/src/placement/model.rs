@@ -21,8 +21,6 @@ pub(super) struct Model {
     basis: Option<Basis>,
     /// The typical ones.
     classes: Vec<Class>,
-    /// Those that only some models can serve, however rare.
-    narrow: Vec<Class>,
     /// By position of the shape.
     measures: Vec<Measure>,
     /// CPU that goes with one device's worth of the mix, thousandths of a core; 0: none.
@@ -54,7 +52,7 @@ impl Model {
             self.rebuild(policy, mix, view);
         }
         if policy == Policy::Fragmentation {
-            self.scarcity.refresh(&self.classes, &self.narrow, mix.arrivals(), view);
+            self.scarcity.refresh(mix.arrivals(), view);
         }
         !holds
     }
@@ -85,7 +83,6 @@ impl Model {
 
     fn rebuild(&mut self, policy: Policy, mix: &Mix, view: &View) {
         self.basis = Some(mix.basis(view));
-        self.scarcity = Scarcity::default();
         self.classes = mix.typical().iter().map(|typical| Class::new(typical, view)).collect();
         let shapes = 0..view.shapes().list().len();
         if policy != Policy::Fragmentation {
@@ -93,7 +90,9 @@ impl Model {
             self.measures = shapes.map(measure).collect();
             return;
         }
-        self.narrow = mix.narrow().iter().map(|narrow| Class::new(narrow, view)).collect();
+        let narrow: Vec<Class> =
+            mix.narrow().iter().map(|narrow| Class::new(narrow, view)).collect();
+        self.scarcity = Scarcity::new(&self.classes, &narrow, view);
         let mut known = BTreeMap::new();
         self.measures = shapes
             .map(|shape| {

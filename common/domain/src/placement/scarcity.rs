@@ -20,10 +20,16 @@ const PATIENCE: u64 = 64;
 /// Sets of shapes looked at, before the unions.
 const MOST_SETS: usize = 32;
 
-/// Prices by position of the shape.
+/// Prices by position of the shape, and what they are worked out from.
 #[derive(Debug, Default)]
 pub(super) struct Scarcity {
-    /// Arrivals when they were last worked out.
+    /// What cannot go everywhere.
+    narrow: Vec<Asked>,
+    /// GPU asked for by all requests of the mix, thousandths of a device times weight.
+    total: i128,
+    /// The sets of shapes that are priced, by position of the shape.
+    sets: BTreeSet<Vec<bool>>,
+    /// Arrivals when prices were last worked out.
     at: Option<u64>,
     prices: Vec<Price>,
 }
@@ -38,6 +44,7 @@ struct Price {
 }
 
 /// What a kind of request asks for, and where it may go.
+#[derive(Debug)]
 struct Asked {
     weight: i128,
     milli: i128,
@@ -54,30 +61,32 @@ struct Supply {
 }
 
 impl Scarcity {
-    /// Works prices out again where it is time.
-    pub(super) fn refresh(
-        &mut self,
-        typical: &[Class],
-        narrow: &[Class],
-        arrivals: u64,
-        view: &View,
-    ) {
-        if self.at.is_some_and(|at| arrivals - at < PATIENCE) {
-            return;
-        }
-        self.at = Some(arrivals);
-        if narrow.is_empty() {
-            self.prices = Vec::new();
-            return;
-        }
+    /// For a mix of which `typical` are the usual classes and `narrow` those that only some models can
+    /// serve; without prices yet.
+    pub(super) fn new(typical: &[Class], narrow: &[Class], view: &View) -> Self {
+        let has_devices: Vec<bool> = view
+            .shapes()
+            .list()
+            .iter()
+            .map(|shape| shape.nodes > 0 && !shape.kinds.is_empty())
+            .collect();
         let of = |classes: &[Class]| -> Vec<Asked> {
-            classes.iter().filter_map(|class| Asked::new(class, view)).collect()
+            classes.iter().filter_map(|class| Asked::new(class, &has_devices)).collect()
         };
-        let (all, mut asked) = (with_devices(view), of(narrow));
-        asked.retain(|asked| asked.allowed != all);
+        let mut asked = of(narrow);
+        asked.retain(|asked| asked.allowed != has_devices);
+        let sets = unions(asked.iter().map(|asked| &asked.allowed).collect(), &has_devices);
         let total = of(typical).iter().map(|asked| asked.weight * asked.milli).sum();
-        let sets = asked.iter().map(|asked| &asked.allowed).collect();
-        self.prices = prices(&asked, total, &unions(&sets, &all), &supply(view));
+        Self { narrow: asked, total, sets, ..Self::default() }
+    }
+
+    /// Works prices out again where it is time.
+    pub(super) fn refresh(&mut self, arrivals: u64, view: &View) {
+        let fresh = self.at.is_some_and(|at| arrivals - at < PATIENCE);
+        if !fresh && !self.narrow.is_empty() {
+            self.at = Some(arrivals);
+            self.prices = prices(&self.narrow, self.total, &self.sets, &supply(view));
+        }
     }
 
     /// What a request pays on a node of the shape, in the unit of scores.
@@ -91,30 +100,23 @@ impl Scarcity {
 }
 
 impl Asked {
-    fn new(class: &Class, view: &View) -> Option<Self> {
+    fn new(class: &Class, has_devices: &[bool]) -> Option<Self> {
         let fit = class.fit.as_ref()?;
-        let shapes = 0..view.shapes().list().len();
+        let shapes = 0..has_devices.len();
         let milli = shapes.clone().find_map(|shape| fit.on_shape(shape)).map(|fit| fit.milli())?;
-        let has = with_devices(view);
         Some(Self {
             weight: i128::from(class.weight),
             milli: i128::from(milli),
             cpu: i128::from(class.cpu),
-            allowed: shapes.map(|shape| has[shape] && fit.allows_shape(shape, view)).collect(),
+            allowed: shapes.map(|shape| has_devices[shape] && fit.allows_shape(shape)).collect(),
         })
     }
 }
 
-/// By position of the shape: whether there are nodes of it with devices.
-fn with_devices(view: &View) -> Vec<bool> {
-    let shapes = view.shapes().list().iter();
-    shapes.map(|shape| shape.nodes > 0 && !shape.kinds.is_empty()).collect()
-}
-
 /// Each set and every union of two, but those that are no restriction.
-fn unions(narrow: &BTreeSet<&Vec<bool>>, all: &Vec<bool>) -> BTreeSet<Vec<bool>> {
+fn unions(narrow: BTreeSet<&Vec<bool>>, all: &[bool]) -> BTreeSet<Vec<bool>> {
     let sets = || narrow.iter().take(MOST_SETS);
-    let union = |one: &Vec<bool>, other: &Vec<bool>| -> Vec<bool> {
+    let union = |one: &[bool], other: &[bool]| -> Vec<bool> {
         one.iter().zip(other).map(|(one, other)| *one || *other).collect()
     };
     let unions = sets().flat_map(|one| sets().map(move |other| union(one, other)));

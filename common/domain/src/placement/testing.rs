@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 /// A node with 64 cores, 256 GiB and an agent whose driver keeps slices apart.
-pub(super) fn node(name: &str, devices: usize) -> NodeView {
+pub(crate) fn node(name: &str, devices: usize) -> NodeView {
     node_of(name, "NVIDIA H100 80GB HBM3", 80, devices)
 }
 
 /// The same with devices of `model` and `gib` each.
-pub(super) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> NodeView {
+pub(crate) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> NodeView {
     let units = UnitPolicy::default().units_of(model, MemoryBytes(gib * GIB));
     let device = |index: usize| DeviceView {
         uuid: DeviceUuid::new(format!("GPU-{name}-{index}")).unwrap(),
@@ -42,7 +42,7 @@ pub(super) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> Node
     }
 }
 
-pub(super) fn name_of(name: &str) -> NodeName {
+pub(crate) fn name_of(name: &str) -> NodeName {
     NodeName::new(name).unwrap()
 }
 

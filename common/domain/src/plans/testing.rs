@@ -2,57 +2,18 @@
 
 use super::RunningSession;
 use crate::ids::{DeviceUuid, NodeName, SessionId};
-use crate::placement::{
-    Allocation, DeviceView, NodeState, NodeView, Placer, Policy, Request, View,
-};
-use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, Split, UnitPolicy};
+pub(super) use crate::placement::testing::{name_of, node, node_of};
+use crate::placement::{Allocation, NodeState, NodeView, Placer, Policy, Request, View};
+use crate::slice::{GpuAmount, GpuRequest, Grant, Split};
 use crate::time::UnixMillis;
-use crate::units::{ComputeMilli, CpuMilli, Fgpu, GIB, MemoryBytes};
+use crate::units::{ComputeMilli, CpuMilli, Fgpu, MemoryBytes};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-
-/// A node with 64 cores, 256 GiB and devices of 80 GiB.
-pub(super) fn node(name: &str, devices: usize) -> NodeView {
-    node_of(name, "NVIDIA H100 80GB HBM3", 80, devices)
-}
-
-/// The same with devices of `model` and `gib` each.
-pub(super) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> NodeView {
-    let units = UnitPolicy::default().units_of(model, MemoryBytes(gib * GIB));
-    let device = |index: usize| DeviceView {
-        uuid: device_of(name, index),
-        index: u32::try_from(index).unwrap(),
-        model: model.to_owned(),
-        units,
-        free: units.whole(),
-        blocked: None,
-        numa_node: None,
-        nvlink_peers: Vec::new(),
-        sessions: 0,
-    };
-    NodeView {
-        name: name_of(name),
-        state: NodeState::Ready,
-        labels: BTreeMap::new(),
-        cpu_total: CpuMilli::cores(64),
-        cpu_free: CpuMilli::cores(64),
-        memory_total: MemoryBytes::gib(256),
-        memory_free: MemoryBytes::gib(256),
-        devices: (0..devices).map(device).collect(),
-        allow_shared: false,
-        enforcers: vec![Isolation::Interposer],
-    }
-}
 
 pub(super) fn labelled(mut node: NodeView, labels: &[(&str, &str)]) -> NodeView {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     node.labels.extend(labels);
     node
-}
-
-pub(super) fn name_of(name: &str) -> NodeName {
-    NodeName::new(name).unwrap()
 }
 
 pub(super) fn device_of(node: &str, index: usize) -> DeviceUuid {

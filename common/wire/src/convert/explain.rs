@@ -129,11 +129,7 @@ fn node_reason((node, reason): &(NodeName, Reason)) -> v1::NodeReason {
 /// Kept waiting until a time.
 #[must_use]
 pub fn hold_until(at: UnixMillis) -> v1::Hold {
-    hold(
-        "START_AT",
-        format!("its time has not come: {at}"),
-        [("start_at_ms", at.0.to_string())],
-    )
+    hold("START_AT", format!("its time has not come: {at}"), [("start_at_ms", at.0.to_string())])
 }
 
 /// Kept waiting by sessions it is to follow.
