@@ -34,6 +34,8 @@ const WARM: u64 = 700;
 const STEP: Duration = Duration::from_millis(20);
 /// Within this time a fill beside the target is corrected.
 const CORRECTION: f64 = 5.0;
+/// The longest mean length of a container, seconds.
+const SLOWEST: f64 = 60.0;
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How long nothing may be placed before the run is given up.
 const STUCK: Duration = Duration::from_secs(60);
@@ -185,10 +187,9 @@ async fn measure(
         cluster.drive(etcd, fill.submit(&board, 0..first, || false), first, None).await?;
     }
     let total = board.containers().len();
-    let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let submitting = load.submit(&board, first..total, move || stopped.load(Ordering::Relaxed));
-    let _ = ended;
     let samples =
         cluster.drive(etcd, submitting, total, run.limit.map(|limit| (limit, stop))).await?;
     let report = RunReport::new(&board, first, run.nodes, &samples);
@@ -396,7 +397,10 @@ fn clock_step(rate: f64, fill: u64, capacity: u64, seconds: f64) -> u64 {
     if held < target / 10.0 {
         return 0;
     }
+    // Time never stands still: what waits for several devices of one node waits for an end.
+    let slowest = held / SLOWEST;
     let should_end = rate * (held / target).powi(4) + (held - target).max(0.0) / CORRECTION;
+    let should_end = should_end.max(slowest);
     // Far below the range of the type: it is a share of a second's worth.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let millionths = (should_end / held * seconds * 1e6).clamp(0.0, 1e6) as u64;

@@ -1,6 +1,6 @@
 //! The loop of the engine.
 
-use super::batch::{Batch, Unit, touches_nodes};
+use super::batch::{Batch, Unit};
 use super::commit::{Attempt, Pending};
 use super::plan::Chunk;
 use super::{
@@ -74,7 +74,7 @@ impl Engine {
         stop: CancellationToken,
     ) -> (Self, EngineHandle) {
         let (sender, inbox) = mpsc::channel(INBOX);
-        let first = Arc::new(Snapshot::of(&cluster, 1, None));
+        let first = Arc::new(Snapshot::of(&cluster, 1));
         let (published, reader) = watch::channel(first);
         let (changes, _) = broadcast::channel(WATCH_BACKLOG);
         let health = Arc::clone(committer.health());
@@ -178,7 +178,7 @@ impl Engine {
     fn tick(&mut self) {
         self.ticked_at = self.clock.now();
         self.cluster.tick(self.ticked_at);
-        let unit = Unit::new(self.cluster.take_changes(), None, false);
+        let unit = Unit::new(self.cluster.take_changes(), None);
         self.open.push(unit);
     }
 
@@ -196,11 +196,10 @@ impl Engine {
     fn handle(&mut self, command: Command, assumed: bool) {
         match command {
             Command::Apply { input, reply } => {
-                let touches_nodes = touches_nodes(&input);
                 let again = assumed.then(|| input.clone());
                 let result = self.cluster.apply(input, self.clock.now());
                 let changes = self.cluster.take_changes();
-                let unit = Unit::new(changes, Some((reply, result)), touches_nodes);
+                let unit = Unit::new(changes, Some((reply, result)));
                 self.open.push(unit.with_input(again));
             }
             question if assumed || !self.open.units.is_empty() => self.questions.push(question),
@@ -240,7 +239,7 @@ impl Engine {
             self.cluster.schedule(self.clock.now());
             let changes = self.cluster.take_changes();
             if !changes.is_empty() {
-                self.open.push(Unit::new(changes, None, false));
+                self.open.push(Unit::new(changes, None));
             }
             self.open.placed = true;
         }
@@ -359,12 +358,10 @@ impl Engine {
 
     /// What the state, which ends with `units`, looks like from outside.
     fn seen(&self, units: &[Unit]) -> Seen {
-        let touches_nodes = units.iter().any(|unit| unit.touches_nodes);
-        let changed = touches_nodes || units.iter().any(|unit| !unit.changes.is_empty());
+        let mut nodes = units.iter().flat_map(|unit| &unit.changes.nodes).peekable();
+        let changed = nodes.peek().is_some() || units.iter().any(|unit| !unit.changes.is_empty());
         let old = self.published.borrow().clone();
-        let states = (!touches_nodes).then(|| Arc::clone(&old.states));
-        let snapshot =
-            changed.then(|| Arc::new(Snapshot::of(&self.cluster, old.version + 1, states)));
+        let snapshot = changed.then(|| Arc::new(old.next(&self.cluster, nodes)));
         let wanted: BTreeSet<&NodeName> =
             units.iter().flat_map(|unit| &unit.changes.desired).collect();
         let desired = wanted.into_iter().map(|name| (name.clone(), self.cluster.desired(name)));

@@ -21,7 +21,7 @@ impl Cluster {
     ) -> Result<Applied, Refusal> {
         let found = request_id.clone().zip(self.by_request(&owner, request_id.as_ref()));
         if let Some((request, session)) = found {
-            if session.spec != spec {
+            if *session.spec != spec {
                 let session = session.id.clone();
                 return Err(Refusal::RequestIdReused { request, session });
             }
@@ -30,7 +30,7 @@ impl Cluster {
         self.check_create(&spec, &owner)?;
         let session = self.put_session(Session {
             id,
-            spec,
+            spec: Arc::new(spec),
             owner,
             request_id,
             created_at: now,
