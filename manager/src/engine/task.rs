@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const WATCH_BACKLOG: usize = 256;
 /// How long to sleep when what is due cannot be done yet.
 const OVERDUE_SLEEP: Duration = Duration::from_secs(10);
+/// How often time is looked at while there is always something to do, milliseconds.
+const TICK_MS: u64 = 100;
 /// The longest sleep, so that a jump of the wall clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -134,7 +136,7 @@ impl Engine {
                 }
                 () = clock.sleep_until(wake) => self.tick(),
             }
-        } else if wake <= clock.monotonic() {
+        } else if clock.now().since(self.ticked_at) >= TICK_MS {
             self.tick();
         }
         self.fly().await
@@ -178,8 +180,10 @@ impl Engine {
     fn tick(&mut self) {
         self.ticked_at = self.clock.now();
         self.cluster.tick(self.ticked_at);
-        let unit = Unit::new(self.cluster.take_changes(), None);
-        self.open.push(unit);
+        let changes = self.cluster.take_changes();
+        if !changes.is_empty() {
+            self.open.push(Unit::new(changes, None));
+        }
     }
 
     /// Whether the store takes writes again; then what waited goes on.
