@@ -27,5 +27,6 @@ mod upkeep;
 
 pub use config::{BootstrapConfig, FIELDS, ManagerConfig, ManagerSettings, StoreConfig, Timings};
 pub use error::ManagerError;
+pub use fgpu_store::Store;
 pub use manager::{Manager, Parts, RunningManager, open_store, run};
-pub use records::{LoadedRecords, RecordError, load_records};
+pub use records::{LoadedRecords, RecordError, load_records, seed_records};

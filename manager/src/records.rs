@@ -9,6 +9,6 @@ mod load;
 mod record;
 
 pub(crate) use load::ensure_cluster;
-pub use load::{LoadedRecords, load_records};
+pub use load::{LoadedRecords, load_records, seed_records};
 pub use record::RecordError;
 pub(crate) use record::{decode, encode};

@@ -34,6 +34,8 @@ const WARM: u64 = 700;
 const STEP: Duration = Duration::from_millis(20);
 /// Within this time a fill beside the target is corrected.
 const CORRECTION: f64 = 5.0;
+/// The longest mean length of a container while something waits, seconds.
+const SLOWEST: f64 = 60.0;
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How long nothing may be placed before the run is given up.
 const STUCK: Duration = Duration::from_secs(60);
@@ -185,10 +187,9 @@ async fn measure(
         cluster.drive(etcd, fill.submit(&board, 0..first, || false), first, None).await?;
     }
     let total = board.containers().len();
-    let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let submitting = load.submit(&board, first..total, move || stopped.load(Ordering::Relaxed));
-    let _ = ended;
     let samples =
         cluster.drive(etcd, submitting, total, run.limit.map(|limit| (limit, stop))).await?;
     let report = RunReport::new(&board, first, run.nodes, &samples);
@@ -383,20 +384,25 @@ async fn drive_clock(board: Arc<Board>, nodes: Vec<super::board::EndOrder>) {
         let weight = (seconds / 2.0).min(1.0);
         rate += weight * ((newly - bound) as f64 / seconds.max(1e-6) - rate);
         (last, bound) = (now, newly);
-        let fill = board.fill().0;
-        board.pass(clock_step(rate, fill, board.capacity(), seconds), &nodes);
+        let (fill, wanted) = board.fill();
+        let step = clock_step(rate, fill, wanted > fill, board.capacity(), seconds);
+        board.pass(step, &nodes);
     }
 }
 
 /// By how many millionths of their mean length containers get older in `seconds`, if `rate`
 /// thousandths of a device are bound each second in a cluster that is `fill` thousandths full.
-fn clock_step(rate: f64, fill: u64, capacity: u64, seconds: f64) -> u64 {
+/// Whether something is `waiting` keeps time from standing still.
+fn clock_step(rate: f64, fill: u64, waiting: bool, capacity: u64, seconds: f64) -> u64 {
     let held = (fill * capacity / 1000) as f64;
     let target = (TARGET * capacity / 1000) as f64;
     if held < target / 10.0 {
         return 0;
     }
+    // What waits for several devices of one node waits for an end.
+    let slowest = if waiting { held / SLOWEST } else { 0.0 };
     let should_end = rate * (held / target).powi(4) + (held - target).max(0.0) / CORRECTION;
+    let should_end = should_end.max(slowest);
     // Far below the range of the type: it is a share of a second's worth.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let millionths = (should_end / held * seconds * 1e6).clamp(0.0, 1e6) as u64;
@@ -437,11 +443,13 @@ mod tests {
 
     #[test]
     fn as_much_ends_as_starts_at_the_target_and_more_above_it() {
-        let ends = |fill| clock_step(1e6, fill, 40_000_000, 1.0) * fill * 40_000;
+        let ends = |fill| clock_step(1e6, fill, false, 40_000_000, 1.0) * fill * 40_000;
         let share = |fill| ends(fill) / 1_000_000;
         assert!(share(TARGET).abs_diff(1_000_000) < 1_000, "{}", share(TARGET));
         assert!(share(900) > 1_500_000, "{}", share(900));
         assert!(share(700) < 700_000, "{}", share(700));
         assert_eq!(share(50), 0);
+        assert_eq!(clock_step(0.0, 700, false, 40_000_000, 1.0), 0);
+        assert!(clock_step(0.0, 700, true, 40_000_000, 1.0) > 0, "what waits gets room one day");
     }
 }

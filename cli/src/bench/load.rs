@@ -103,7 +103,7 @@ impl Load {
     }
 }
 
-fn spec(container: &Container, number: usize) -> v1::SessionSpec {
+pub(super) fn spec(container: &Container, number: usize) -> v1::SessionSpec {
     let devices = container.milli.div_ceil(1000);
     let amount = match container.kind {
         // One device is 10 fGPU.

@@ -6,6 +6,7 @@
 
 mod board;
 mod cluster;
+mod cold_start;
 mod load;
 mod measure;
 mod mix;
@@ -22,11 +23,14 @@ use crate::failure::Failure;
 pub(crate) enum BenchCommand {
     /// Place a mix of sessions on a cluster of simulated nodes and report how fast that went
     Cluster(Box<cluster::ClusterBenchArgs>),
+    /// Start a manager on a full store and report how long that takes
+    ColdStart(cold_start::ColdStartArgs),
 }
 
 /// Runs `fgpu bench …`.
 pub(crate) async fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Cluster(args) => cluster::run(*args).await,
+        BenchCommand::ColdStart(args) => cold_start::run(args).await,
     }
 }

@@ -228,7 +228,7 @@ fn uuid(node: usize, index: u32) -> String {
     format!("SIM-{node:05}-{index}")
 }
 
-fn register(number: usize, devices: u32) -> v1::Register {
+pub(super) fn register(number: usize, devices: u32) -> v1::Register {
     let device = |index| v1::DeviceInfo {
         uuid: uuid(number, index),
         index,

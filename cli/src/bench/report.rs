@@ -39,7 +39,9 @@ pub(crate) struct RunReport {
     bench_cpu_us_per_placement: f64,
     /// Of the whole run.
     manager_peak_kib: u64,
-    store_keys_per_life: f64,
+    /// Of each session from create to forgotten, the marks of transactions included.
+    store_puts_per_life: f64,
+    store_deletes_per_life: f64,
     store_keys_per_transaction: f64,
     store_transactions_per_second: f64,
     store_fsync_mean_us: f64,
@@ -129,7 +131,8 @@ impl RunReport {
             etcd_cpu_us_per_placement: cpu(|sample| sample.etcd),
             bench_cpu_us_per_placement: cpu(|sample| sample.bench),
             manager_peak_kib: 0,
-            store_keys_per_life: keys / lives.max(1.0),
+            store_puts_per_life: store.puts / lives.max(1.0),
+            store_deletes_per_life: store.deletes / lives.max(1.0),
             store_keys_per_transaction: keys / store.txns.max(1.0),
             store_transactions_per_second: store.txns / seconds,
             store_fsync_mean_us: store.fsync_seconds * 1e6 / store.fsyncs.max(1.0),
@@ -190,7 +193,8 @@ impl Report {
         row("etcd CPU a placement", |run| micros(run.etcd_cpu_us_per_placement));
         row("bench CPU a placement", |run| micros(run.bench_cpu_us_per_placement));
         row("manager memory, peak", |run| format!("{} MiB", run.manager_peak_kib / 1024));
-        row("keys written a session life", |run| format!("{:.2}", run.store_keys_per_life));
+        row("keys put a session life", |run| format!("{:.2}", run.store_puts_per_life));
+        row("keys deleted a session life", |run| format!("{:.2}", run.store_deletes_per_life));
         row("keys a transaction", |run| format!("{:.1}", run.store_keys_per_transaction));
         row("transactions", |run| format!("{:.0}/s", run.store_transactions_per_second));
         row("etcd fsync, mean", |run| micros(run.store_fsync_mean_us));
@@ -254,7 +258,7 @@ mod tests {
         let report = RunReport::new(&board, 0, 13, &samples);
 
         assert_eq!((report.containers, report.sessions, report.nodes), (100, 100, 13));
-        assert!((report.store_keys_per_life - 4.0).abs() < 1e-9);
+        assert!((report.store_puts_per_life - 4.0).abs() < 1e-9);
         assert!((report.store_keys_per_transaction - 100.0).abs() < 1e-9);
         assert!((report.manager_cpu_us_per_placement - 100.0).abs() < 1e-9);
         assert_eq!(report.manager_peak_kib, 2048);

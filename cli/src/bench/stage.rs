@@ -233,6 +233,23 @@ impl Manager {
     pub(crate) fn check(&mut self) -> Result<(), Failure> {
         self.process.check()
     }
+
+    /// Asks it to end, so that it gives its leadership back, and waits for that.
+    pub(crate) async fn stop(mut self) -> Result<(), Failure> {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let begin = Instant::now();
+        while self.check().is_ok() {
+            if begin.elapsed() > PATIENCE {
+                return Err(Failure::new("the manager does not end within a minute"));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
 }
 
 /// A folder that is gone when dropped; on a disk, or nothing that is measured would be true.

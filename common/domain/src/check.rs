@@ -5,11 +5,12 @@
 
 use crate::cluster::{Cluster, counted};
 use crate::ids::{DeviceUuid, NodeName, ProjectName, SessionId, SessionName, UserName};
+use crate::node::Node;
 use crate::project::Held;
 use crate::session::{Phase, Session};
 use crate::slice::Demand;
 use crate::units::{CpuMilli, MemoryBytes};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A broken invariant, with what breaks it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -127,7 +128,7 @@ impl Broken {
 /// All that are broken.
 pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
     let mut broken = Vec::new();
-    let mut sums: BTreeMap<&NodeName, Sum> = BTreeMap::new();
+    let mut sums: HashMap<&NodeName, Sum> = HashMap::new();
     let mut names = BTreeSet::new();
     for session in cluster.sessions().values() {
         check_generations(session, &mut broken);
@@ -141,9 +142,8 @@ pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
             let sum = sums.entry(&grant.node).or_default();
             sum.cpu = sum.cpu.saturating_add(session.spec.resources.cpu);
             sum.memory = sum.memory.saturating_add(session.spec.resources.memory);
-            let mut devices = BTreeSet::new();
-            for slice in &grant.slices {
-                if !devices.insert(&slice.device) {
+            for (position, slice) in grant.slices.iter().enumerate() {
+                if grant.slices[..position].iter().any(|other| other.device == slice.device) {
                     let (session, device) = (session.id.clone(), slice.device.clone());
                     broken.push(Broken::DeviceTwice { session, device });
                 }
@@ -157,8 +157,10 @@ pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
             }
         }
     }
-    for (node, sum) in &sums {
-        check_node(cluster, node, sum, &mut broken);
+    for node in cluster.nodes().values() {
+        if let Some(sum) = sums.get(&node.name) {
+            check_node(cluster, node, sum, &mut broken);
+        }
     }
     check_derived(cluster, &mut broken);
     if broken.is_empty() { Ok(()) } else { Err(broken) }
@@ -173,16 +175,16 @@ struct Sum<'a> {
 }
 
 fn check_generations(session: &Session, broken: &mut Vec<Broken>) {
-    let mut seen = BTreeSet::new();
-    for (generation, _) in session.held() {
-        if generation == 0 || generation > session.generation || !seen.insert(generation) {
+    for (position, (generation, _)) in session.held().enumerate() {
+        let twice = session.held().take(position).any(|(other, _)| other == generation);
+        if generation == 0 || generation > session.generation || twice {
             broken.push(Broken::Generation { session: session.id.clone(), generation });
         }
     }
 }
 
-fn check_node(cluster: &Cluster, name: &NodeName, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
-    let Some(node) = cluster.nodes().get(name) else { return };
+fn check_node(cluster: &Cluster, node: &Node, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
+    let name = &node.name;
     if sum.cpu > node.inventory.cpu || sum.memory > node.inventory.memory {
         let (cpu, memory) = (sum.cpu, sum.memory);
         broken.push(Broken::NodeOvercommitted { node: name.clone(), cpu, memory });

@@ -24,14 +24,16 @@ use crate::ids::{RequestId, SessionId, UserName};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A session as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
-    /// What was asked for; never changes.
-    pub spec: SessionSpec,
+    /// What was asked for; never changes, so that every version of a session shares it.
+    #[serde(with = "shared")]
+    pub spec: Arc<SessionSpec>,
     /// Who created it.
     pub owner: UserName,
     /// The caller's id of the create request.
@@ -87,6 +89,25 @@ impl Session {
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended(_)) && self.stranded.is_empty()
+    }
+}
+
+/// A shared value is written as the value itself.
+mod shared {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Arc<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
     }
 }
 

@@ -5,10 +5,12 @@ use crate::links;
 use fgpu_wire::error::{CallError, ErrorCode};
 use fgpu_wire::v1;
 use fgpu_wire::v1::agent_service_server::AgentService;
-use fgpu_wire::v1::channel_up::Message;
+use fgpu_wire::v1::channel_up::Message as Up;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,9 +21,12 @@ const NAME_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Agents;
 
+type Message = Result<v1::ManagerMessage, Status>;
+type Unboxed = fn(Box<Message>) -> Message;
+
 #[tonic::async_trait]
 impl AgentService for Agents {
-    type LinkStream = ReceiverStream<Result<v1::ManagerMessage, Status>>;
+    type LinkStream = Map<ReceiverStream<Box<Message>>, Unboxed>;
     type OpenChannelStream = ReceiverStream<Result<v1::ChannelDown, Status>>;
 
     async fn link(
@@ -31,7 +36,8 @@ impl AgentService for Agents {
         let term = Caller::of(&request)?.term;
         let (out, messages) = mpsc::channel(OUTBOUND);
         tokio::spawn(links::serve(Arc::clone(&term), request.into_inner(), out));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        let unboxed: Unboxed = |message| *message;
+        Ok(Response::new(ReceiverStream::new(messages).map(unboxed)))
     }
 
     async fn open_channel(
@@ -43,7 +49,7 @@ impl AgentService for Agents {
         let nameless = || CallError::field("channel_id", "", "a channel names itself first");
         let first = tokio::time::timeout(NAME_WITHIN, inbound.message()).await;
         let first = first.map_err(|_| nameless())??.and_then(|up| up.message);
-        let Some(Message::ChannelId(id)) = first else { return Err(nameless().into()) };
+        let Some(Up::ChannelId(id)) = first else { return Err(nameless().into()) };
         let end = term.channels.take(&id).ok_or_else(|| {
             CallError::new(ErrorCode::InvalidArgument, "nobody waits for this channel")
                 .with("channel", &id)

@@ -22,7 +22,6 @@ pub(super) struct Unit {
     pub(super) answer: Option<(Reply, Result<Applied, Refusal>)>,
     /// The input, while what it was applied to is not durable: it may have to be applied anew.
     input: Option<Input>,
-    pub(super) touches_nodes: bool,
 }
 
 /// Units that are written together.
@@ -35,11 +34,7 @@ pub(super) struct Batch {
 }
 
 impl Unit {
-    pub(super) fn new(
-        changes: Changes,
-        answer: Option<(Reply, Result<Applied, Refusal>)>,
-        touches_nodes: bool,
-    ) -> Self {
+    pub(super) fn new(changes: Changes, answer: Option<(Reply, Result<Applied, Refusal>)>) -> Self {
         let gone = changes.deletes.iter().filter_map(|key| match key {
             RecordKey::Session(id) => changes.before(id).cloned(),
             RecordKey::Node(_)
@@ -48,7 +43,7 @@ impl Unit {
             | RecordKey::Usage(_) => None,
         });
         let (deleted, operations) = (gone.collect(), operations(&changes));
-        Self { changes, operations, deleted, answer, input: None, touches_nodes }
+        Self { changes, operations, deleted, answer, input: None }
     }
 
     /// With the input it came from.
@@ -96,27 +91,6 @@ impl Batch {
         let operations = self.units.iter_mut().map(take).collect::<Result<Vec<_>, _>>();
         let refused = |error: RecordError| EngineError::StoreRefused(error.to_string());
         Ok(plan(operations.map_err(refused)?, Limits::default()))
-    }
-}
-
-/// Whether it may change which nodes there are and what state they are in.
-pub(super) fn touches_nodes(input: &Input) -> bool {
-    match input {
-        Input::Create { .. }
-        | Input::Stop { .. }
-        | Input::Remove { .. }
-        | Input::PutProject { .. }
-        | Input::RemoveProject { .. }
-        | Input::PutClass { .. }
-        | Input::RemoveClass { .. }
-        | Input::Reports { .. } => false,
-        Input::Register { .. }
-        | Input::Inventory { .. }
-        | Input::Liveness { .. }
-        | Input::Cordon { .. }
-        | Input::Labels { .. }
-        | Input::CordonDevice { .. }
-        | Input::RemoveNode { .. } => true,
     }
 }
 

@@ -49,14 +49,13 @@ pub(super) fn plan(units: Vec<Vec<Operation>>, limits: Limits) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut current = Chunk::default();
     for (index, unit) in units.into_iter().enumerate() {
-        let bytes: usize = unit.iter().map(size).sum();
-        if !current.takes(unit.len(), bytes, limits) {
+        if !current.takes(&unit, limits) {
             let complete = current.complete;
             chunks.push(std::mem::take(&mut current));
             current.complete = complete;
         }
         for operation in unit {
-            if !current.takes(1, size(&operation), limits) {
+            if !current.takes(std::slice::from_ref(&operation), limits) {
                 let complete = current.complete;
                 chunks.push(std::mem::take(&mut current));
                 current = Chunk { complete, continues: true, ..Chunk::default() };
@@ -74,20 +73,30 @@ pub(super) fn plan(units: Vec<Vec<Operation>>, limits: Limits) -> Vec<Chunk> {
 }
 
 impl Chunk {
-    /// Whether so much more fits; anything fits into an empty chunk as a whole or piece by piece.
-    fn takes(&self, writes: usize, bytes: usize, limits: Limits) -> bool {
+    /// Whether `operations` fit as well; anything fits into an empty chunk as a whole or piece by
+    /// piece. A record that is in it already takes no place of its own.
+    fn takes(&self, operations: &[Operation], limits: Limits) -> bool {
+        let new = operations.iter().filter(|(key, _)| !self.writes.contains_key(key)).count();
+        let bytes: usize = operations.iter().map(size).sum();
         self.writes.is_empty()
-            || (self.writes.len() + writes <= limits.writes && self.bytes + bytes <= limits.bytes)
+            || (self.writes.len() + new <= limits.writes && self.bytes + bytes <= limits.bytes)
     }
 
-    fn add(&mut self, operation: Operation) {
-        self.bytes += size(&operation);
-        self.writes.insert(operation.0, operation.1);
+    fn add(&mut self, (key, value): Operation) {
+        self.bytes += size_of(&key, value.as_ref());
+        if let Some(older) = self.writes.get(&key) {
+            self.bytes -= size_of(&key, older.as_ref());
+        }
+        self.writes.insert(key, value);
     }
 }
 
 fn size((key, value): &Operation) -> usize {
-    WRITE_OVERHEAD + key.len() + value.as_ref().map_or(0, Vec::len)
+    size_of(key, value.as_ref())
+}
+
+fn size_of(key: &str, value: Option<&Vec<u8>>) -> usize {
+    WRITE_OVERHEAD + key.len() + value.map_or(0, Vec::len)
 }
 
 #[cfg(test)]
@@ -116,6 +125,15 @@ mod tests {
     fn what_fits_together_is_one_transaction_and_a_record_is_written_once() {
         assert_eq!(shape(&[&["a"], &[], &["a", "b"]]), [(keys("a b"), 3, false)]);
         assert_eq!(shape(&[&[], &[]]), []);
+    }
+
+    #[test]
+    fn a_record_written_again_takes_no_second_place() {
+        assert_eq!(shape(&[&["a"], &["b"], &["c"], &["a", "b", "c"]]), [(keys("a b c"), 4, false)]);
+        let large = |size| vec![("a".to_owned(), Some(vec![0; size]))];
+        let units = vec![large(4000), large(5000), vec![put("b")], large(4500)];
+        let chunks = plan(units, LIMITS);
+        assert_eq!(chunks.len(), 1, "what it replaces counts no more: {chunks:?}");
     }
 
     #[test]

@@ -6,7 +6,6 @@ use fgpu_domain::node::Node;
 use fgpu_domain::placement::NodeState;
 use fgpu_domain::session::Session;
 use imbl::OrdMap;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The state of the cluster as of one commit. A clone of the maps is cheap.
@@ -16,7 +15,7 @@ pub(crate) struct Snapshot {
     pub(crate) version: u64,
     pub(crate) sessions: OrdMap<SessionId, Arc<Session>>,
     pub(crate) nodes: OrdMap<NodeName, Arc<Node>>,
-    pub(crate) states: Arc<BTreeMap<NodeName, NodeState>>,
+    pub(crate) states: OrdMap<NodeName, NodeState>,
 }
 
 /// What one commit changed, in order.
@@ -36,22 +35,36 @@ pub(crate) enum SessionChange {
 }
 
 impl Snapshot {
-    /// The state of `cluster`; node states are worked out anew unless `states` still hold.
-    pub(super) fn of(
-        cluster: &Cluster,
-        version: u64,
-        states: Option<Arc<BTreeMap<NodeName, NodeState>>>,
-    ) -> Self {
-        let fresh = || {
-            let names = cluster.nodes().keys();
-            let state = |name: &NodeName| Some((name.clone(), cluster.node_state(name)?));
-            Arc::new(names.filter_map(state).collect())
-        };
+    /// The state of `cluster`.
+    pub(super) fn of(cluster: &Cluster, version: u64) -> Self {
+        let names = cluster.nodes().keys();
+        let states = names.filter_map(|name| Some((name.clone(), cluster.node_state(name)?)));
         Self {
             version,
             sessions: cluster.sessions().clone(),
             nodes: cluster.nodes().clone(),
-            states: states.unwrap_or_else(fresh),
+            states: states.collect(),
+        }
+    }
+
+    /// The state of `cluster` after this one, in which only `nodes` have changed theirs.
+    pub(super) fn next<'a>(
+        &self,
+        cluster: &Cluster,
+        nodes: impl IntoIterator<Item = &'a NodeName>,
+    ) -> Self {
+        let mut states = self.states.clone();
+        for name in nodes {
+            match cluster.node_state(name) {
+                Some(state) => states.insert(name.clone(), state),
+                None => states.remove(name),
+            };
+        }
+        Self {
+            version: self.version + 1,
+            sessions: cluster.sessions().clone(),
+            nodes: cluster.nodes().clone(),
+            states,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The loop of the engine.
 
-use super::batch::{Batch, Unit, touches_nodes};
+use super::batch::{Batch, Unit};
 use super::commit::{Attempt, Pending};
 use super::plan::Chunk;
 use super::{
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const WATCH_BACKLOG: usize = 256;
 /// How long to sleep when what is due cannot be done yet.
 const OVERDUE_SLEEP: Duration = Duration::from_secs(10);
+/// How often time is looked at while there is always something to do, milliseconds.
+const TICK_MS: u64 = 100;
 /// The longest sleep, so that a jump of the wall clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -74,7 +76,7 @@ impl Engine {
         stop: CancellationToken,
     ) -> (Self, EngineHandle) {
         let (sender, inbox) = mpsc::channel(INBOX);
-        let first = Arc::new(Snapshot::of(&cluster, 1, None));
+        let first = Arc::new(Snapshot::of(&cluster, 1));
         let (published, reader) = watch::channel(first);
         let (changes, _) = broadcast::channel(WATCH_BACKLOG);
         let health = Arc::clone(committer.health());
@@ -134,7 +136,7 @@ impl Engine {
                 }
                 () = clock.sleep_until(wake) => self.tick(),
             }
-        } else if wake <= clock.monotonic() {
+        } else if clock.now().since(self.ticked_at) >= TICK_MS {
             self.tick();
         }
         self.fly().await
@@ -178,8 +180,10 @@ impl Engine {
     fn tick(&mut self) {
         self.ticked_at = self.clock.now();
         self.cluster.tick(self.ticked_at);
-        let unit = Unit::new(self.cluster.take_changes(), None, false);
-        self.open.push(unit);
+        let changes = self.cluster.take_changes();
+        if !changes.is_empty() {
+            self.open.push(Unit::new(changes, None));
+        }
     }
 
     /// Whether the store takes writes again; then what waited goes on.
@@ -196,11 +200,10 @@ impl Engine {
     fn handle(&mut self, command: Command, assumed: bool) {
         match command {
             Command::Apply { input, reply } => {
-                let touches_nodes = touches_nodes(&input);
                 let again = assumed.then(|| input.clone());
                 let result = self.cluster.apply(input, self.clock.now());
                 let changes = self.cluster.take_changes();
-                let unit = Unit::new(changes, Some((reply, result)), touches_nodes);
+                let unit = Unit::new(changes, Some((reply, result)));
                 self.open.push(unit.with_input(again));
             }
             question if assumed || !self.open.units.is_empty() => self.questions.push(question),
@@ -241,7 +244,7 @@ impl Engine {
             self.cluster.schedule(self.clock.now());
             let changes = self.cluster.take_changes();
             if !changes.is_empty() {
-                self.open.push(Unit::new(changes, None, false));
+                self.open.push(Unit::new(changes, None));
             }
             self.open.placed = true;
         }
@@ -360,12 +363,10 @@ impl Engine {
 
     /// What the state, which ends with `units`, looks like from outside.
     fn seen(&self, units: &[Unit]) -> Seen {
-        let touches_nodes = units.iter().any(|unit| unit.touches_nodes);
-        let changed = touches_nodes || units.iter().any(|unit| !unit.changes.is_empty());
+        let mut nodes = units.iter().flat_map(|unit| &unit.changes.nodes).peekable();
+        let changed = nodes.peek().is_some() || units.iter().any(|unit| !unit.changes.is_empty());
         let old = self.published.borrow().clone();
-        let states = (!touches_nodes).then(|| Arc::clone(&old.states));
-        let snapshot =
-            changed.then(|| Arc::new(Snapshot::of(&self.cluster, old.version + 1, states)));
+        let snapshot = changed.then(|| Arc::new(old.next(&self.cluster, nodes)));
         let wanted: BTreeSet<&NodeName> =
             units.iter().flat_map(|unit| &unit.changes.desired).collect();
         let desired = wanted.into_iter().map(|name| (name.clone(), self.cluster.desired(name)));

@@ -25,8 +25,9 @@ const LAST_WORD_WITHIN: Duration = Duration::from_secs(5);
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(3) };
 
-/// Where messages to the agent go.
-type Out = mpsc::Sender<Result<v1::ManagerMessage, Status>>;
+/// Where messages to the agent go; boxed, because a channel keeps room for many and a manager has
+/// thousands of channels.
+type Out = mpsc::Sender<Box<Result<v1::ManagerMessage, Status>>>;
 /// An input on its way to the engine, and its answer.
 type Submission =
     std::pin::Pin<Box<dyn Future<Output = (Input, Result<Applied, EngineError>)> + Send>>;
@@ -36,7 +37,7 @@ pub(crate) async fn serve(term: Arc<Term>, inbound: Streaming<v1::AgentMessage>,
     if let Err(error) = talk(&term, inbound, &out).await {
         tracing::info!(code = %error.code, %error, "an agent's link ends");
         // The agent may have gone, or read nothing.
-        let _ = out.send_timeout(Err(error.into()), LAST_WORD_WITHIN).await;
+        let _ = out.send_timeout(Box::new(Err(error.into())), LAST_WORD_WITHIN).await;
     }
 }
 
@@ -114,7 +115,7 @@ impl Link {
                 permit = out.reserve(), if !self.outbox.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(message) = self.outbox.next(self.term.epoch) {
-                        permit.send(Ok(message));
+                        permit.send(Box::new(Ok(message)));
                     }
                 }
                 message = inbound.message() => match message {

@@ -85,7 +85,7 @@ fn desired_session(desired: &Desired) -> v1::DesiredSession {
     v1::DesiredSession {
         session_id: desired.session.id.to_string(),
         generation: desired.generation,
-        spec: Some((&desired.session.spec).into()),
+        spec: Some((&*desired.session.spec).into()),
         grant: Some((&desired.grant).into()),
         stop_grace_ms: match desired.want {
             Want::Run => None,

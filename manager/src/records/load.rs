@@ -12,9 +12,12 @@ use fgpu_domain::session::Session;
 use fgpu_domain::time::UnixMillis;
 use fgpu_domain::usage::Usage;
 use fgpu_service::secret;
-use fgpu_store::{Compare, Entry, Store, StoreError, Txn};
+use fgpu_store::{Compare, Entry, MAX_TXN_BYTES, MAX_TXN_WRITES, Store, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
+
+/// What a write takes of a transaction beside key and value.
+const WRITE_OVERHEAD: usize = 64;
 
 /// The cluster itself; written once, by its first leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,38 @@ pub async fn load_records(store: &dyn Store) -> Result<LoadedRecords, ManagerErr
         loaded.take(&entry)?;
     }
     Ok(loaded)
+}
+
+/// Writes records as a leader would have, many to a transaction: for measurements on a store of a
+/// given size.
+///
+/// # Errors
+/// [`ManagerError::Store`] if it does not take them, [`ManagerError::Record`] for one that cannot be
+/// written.
+pub async fn seed_records<'a>(
+    store: &dyn Store,
+    sessions: impl IntoIterator<Item = &'a Session>,
+    nodes: impl IntoIterator<Item = &'a Node>,
+) -> Result<(), ManagerError> {
+    let mut writes: Vec<(String, Vec<u8>)> = Vec::new();
+    for node in nodes {
+        let key = keys::node(&node.name);
+        writes.push((key.clone(), encode(&key, node)?));
+    }
+    for session in sessions {
+        let key = keys::session(&session.id);
+        writes.push((key.clone(), encode(&key, session)?));
+    }
+    let mut txn = Txn::new();
+    for (key, value) in writes {
+        let size = WRITE_OVERHEAD + key.len() + value.len();
+        if txn.writes.len() >= MAX_TXN_WRITES || txn.size_bytes() + size > MAX_TXN_BYTES {
+            store.commit(std::mem::take(&mut txn)).await?;
+        }
+        txn = txn.put(key, value);
+    }
+    store.commit(txn).await?;
+    Ok(())
 }
 
 impl LoadedRecords {

@@ -54,6 +54,7 @@ struct Written<'a, T> {
 
 #[derive(Deserialize)]
 struct Read<T> {
+    format: u32,
     value: T,
 }
 
@@ -71,12 +72,16 @@ pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, Reco
 /// Reads the record stored under `key`.
 pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, RecordError> {
     let unreadable = |source| RecordError::Unreadable { key: key.to_owned(), source };
-    // The format first: a newer record may not even have the fields known here.
-    let Format { format } = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if format > FORMAT {
-        return Err(RecordError::Newer { key: key.to_owned(), found: format });
+    let newer = |found| RecordError::Newer { key: key.to_owned(), found };
+    match serde_json::from_slice::<Read<T>>(bytes) {
+        Ok(Read { format, value }) if format <= FORMAT => Ok(value),
+        Ok(Read { format, .. }) => Err(newer(format)),
+        // A newer record may not even have the fields known here.
+        Err(source) => match serde_json::from_slice::<Format>(bytes) {
+            Ok(Format { format }) if format > FORMAT => Err(newer(format)),
+            _ => Err(unreadable(source)),
+        },
     }
-    serde_json::from_slice::<Read<T>>(bytes).map(|read| read.value).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -93,6 +98,9 @@ mod tests {
     fn a_newer_record_is_refused_as_such_and_a_damaged_one_names_its_key() {
         let newer = decode::<Vec<u32>>("sessions/x", br#"{"format":2,"data":{}}"#).unwrap_err();
         assert!(matches!(newer, RecordError::Newer { found: 2, .. }), "{newer}");
+
+        let readable = decode::<Vec<u32>>("sessions/x", br#"{"format":2,"value":[1]}"#);
+        assert!(matches!(readable, Err(RecordError::Newer { found: 2, .. })));
 
         for bad in [&b"{"[..], b"{}", br#"{"format":1}"#, br#"{"format":1,"value":3}"#] {
             let refused = decode::<Vec<u32>>("sessions/x", bad).unwrap_err();

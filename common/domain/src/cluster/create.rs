@@ -32,7 +32,7 @@ impl Cluster {
             self.placer.arrived(&self.request(&spec));
             sessions.push(self.put_session(Session {
                 id,
-                spec,
+                spec: Arc::new(spec),
                 owner: owner.clone(),
                 // The first stands for all.
                 request_id: request_id.take(),
@@ -63,7 +63,7 @@ impl Cluster {
         let expected = members.groups(&first.id).ok().and_then(|groups| groups.into_iter().next());
         let group = expected.and_then(|(_, group)| group);
         let own = group.as_ref().map_or_else(|| Ok(spec.clone()), |group| spec.member(group))?;
-        if first.spec != own || first.group != group {
+        if *first.spec != own || first.group != group {
             return Err(Refusal::RequestIdReused { request, session: first.id.clone() });
         }
         Ok(created(self.group_of(first), true))

@@ -61,6 +61,8 @@ pub struct Changes {
     pub deletes: Vec<RecordKey>,
     /// Nodes whose desired state changed.
     pub desired: BTreeSet<NodeName>,
+    /// Nodes whose record, or whether they are heard, changed.
+    pub nodes: BTreeSet<NodeName>,
     /// Sessions as they were before; those that are new are not here.
     before: BTreeMap<SessionId, Arc<Session>>,
     undo: Vec<Undo>,
@@ -252,7 +254,7 @@ impl Cluster {
     pub fn take_changes(&mut self) -> Changes {
         let Journal { undo, desired } = std::mem::take(&mut self.journal);
         let mut keys = BTreeSet::new();
-        let mut before = BTreeMap::new();
+        let (mut before, mut nodes) = (BTreeMap::new(), BTreeSet::new());
         // Backwards: the first step of a session knows how it was before all of them.
         for step in undo.iter().rev() {
             match step {
@@ -263,14 +265,18 @@ impl Cluster {
                         None => before.remove(id),
                     };
                 }
-                Undo::Node(name, _) => drop(keys.insert(RecordKey::Node(name.clone()))),
+                Undo::Node(name, _) => {
+                    keys.insert(RecordKey::Node(name.clone()));
+                    nodes.insert(name.clone());
+                }
+                Undo::Liveness(name, _) => drop(nodes.insert(name.clone())),
                 Undo::Project(name, _) => drop(keys.insert(RecordKey::Project(name.clone()))),
                 Undo::Class(name, _) => drop(keys.insert(RecordKey::Class(name.clone()))),
                 Undo::Usage(name, _) => drop(keys.insert(RecordKey::Usage(name.clone()))),
-                Undo::Liveness(..) | Undo::Account(..) => {}
+                Undo::Account(..) => {}
             }
         }
-        let mut changes = Changes { desired, before, undo, ..Changes::default() };
+        let mut changes = Changes { desired, nodes, before, undo, ..Changes::default() };
         for key in keys {
             match self.record(&key) {
                 Some(record) => changes.puts.push(record),

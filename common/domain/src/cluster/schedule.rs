@@ -150,6 +150,8 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<UnixMillis> {
         let phases = self.index.deadlines.first().map(|(at, _)| *at);
         let keep_ms = self.settings.ended_retention_ms;
+        let surplus = self.index.ended.len() > self.settings.ended_limit;
+        let keep_ms = if surplus { 0 } else { keep_ms };
         let retention = self.index.ended.first().map(|(at, _)| at.plus(keep_ms));
         let history = self.index.accounts.checkpoint;
         let start = self.index.waiting.next_time();

@@ -366,6 +366,26 @@ fn time_limits_and_start_timeouts_stop_and_retention_forgets() {
 }
 
 #[test]
+fn ended_sessions_beyond_the_limit_are_due_at_once() {
+    let mut cluster = Cluster::new(Settings { ended_limit: 1, ..settings() });
+    register(&mut cluster, "a1", 2, Vec::new());
+    let ids = [1, 2].map(|number| create(&mut cluster, number, spec(1_000)));
+    report(&mut cluster, "a1", &ids[0], gone(0));
+    // What is held is written down first; the start that may time out comes later.
+    let history = T0.plus(5 * 60 * 1000);
+    assert_eq!(cluster.next_deadline(), Some(history));
+
+    report(&mut cluster, "a1", &ids[1], gone(0));
+    assert_eq!(cluster.next_deadline(), Some(T0));
+    cluster.tick(T0);
+
+    assert_eq!(cluster.sessions().len(), 1);
+    assert_eq!(cluster.next_deadline(), Some(history));
+    cluster.tick(history);
+    assert_eq!(cluster.next_deadline(), Some(T0.plus(settings().ended_retention_ms)));
+}
+
+#[test]
 fn what_a_lost_node_may_still_run_is_not_forgotten_and_sets_no_deadline() {
     let spec =
         SessionSpec { on_disconnect: OnDisconnect::Stop, on_lost: OnLost::Fail, ..spec(1_000) };

@@ -94,7 +94,7 @@ impl From<&Session> for v1::Session {
     fn from(session: &Session) -> Self {
         let mut wire = Self {
             id: session.id.to_string(),
-            spec: Some((&session.spec).into()),
+            spec: Some((&*session.spec).into()),
             owner: session.owner.to_string(),
             created_at_ms: session.created_at.0,
             generation: session.generation,
