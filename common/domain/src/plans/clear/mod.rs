@@ -75,6 +75,13 @@ struct Seated {
     grant: Grant,
 }
 
+/// Harm found for the class at hand, by node; what changes a node takes it out.
+#[derive(Debug, Default)]
+struct Known {
+    rough: BTreeMap<usize, Option<Harm>>,
+    least: BTreeMap<usize, Option<Harm>>,
+}
+
 /// Up to which level sessions must go for a member to fit: `None` where it fits as it is.
 type Reach = Option<i32>;
 
@@ -109,10 +116,13 @@ impl<'a> Clearing<'a> {
             let class = &self.classes[at];
             let mut reach: Vec<Option<Reach>> =
                 (0..self.nodes.len()).map(|node| self.reach(class, node)).collect();
+            let mut known = Known::default();
             for member in &class.members {
-                let node = self.least_harm(class, &reach).ok_or(placed)?;
+                let node = self.least_harm(class, &reach, &mut known).ok_or(placed)?;
                 for changed in self.seat(node, at, *member).ok_or(placed)? {
                     reach[changed] = self.reach(class, changed);
+                    known.rough.remove(&changed);
+                    known.least.remove(&changed);
                 }
                 placed += 1;
             }
@@ -168,19 +178,29 @@ impl<'a> Clearing<'a> {
 
     /// The node where seating one more member does the least harm. Of nodes without harm one that
     /// is used already comes first.
-    fn least_harm(&self, class: &Class, reach: &[Option<Reach>]) -> Option<usize> {
+    fn least_harm(
+        &self,
+        class: &Class,
+        reach: &[Option<Reach>],
+        known: &mut Known,
+    ) -> Option<usize> {
         let lowest = reach.iter().flatten().min()?;
         let nodes = (0..reach.len()).filter(|at| reach[*at].as_ref() == Some(lowest));
         if lowest.is_none() {
             return nodes.min_by_key(|at| (!self.seated.contains_key(at), *at));
         }
-        let rough = |at: usize| Some((self.bench(at)?.rough(&class.settled)?.harm, at));
-        let mut ranked: Vec<(Harm, usize)> = nodes.filter_map(rough).collect();
+        let rough = |at| self.bench(at)?.rough(&class.settled).map(|found| found.harm);
+        let least = |at| self.bench(at)?.least(&class.settled).map(|found| found.harm);
+        let mut ranked: Vec<(Harm, usize)> = nodes
+            .map(|at| (*known.rough.entry(at).or_insert_with(|| rough(at)), at))
+            .filter_map(|(harm, at)| Some((harm?, at)))
+            .collect();
         ranked.sort_unstable();
         ranked.truncate(IN_DEPTH);
-        let least =
-            |(_, at): (Harm, usize)| Some((self.bench(at)?.least(&class.settled)?.harm, at));
-        ranked.into_iter().filter_map(least).min().map(|(_, at)| at)
+        let deep = ranked
+            .into_iter()
+            .map(|(_, at)| (*known.least.entry(at).or_insert_with(|| least(at)), at));
+        deep.filter_map(|(harm, at)| Some((harm?, at))).min().map(|(_, at)| at)
     }
 
     /// Lets the least harmful sessions go from a node and seats a member there; the nodes on which

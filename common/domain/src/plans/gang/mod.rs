@@ -58,9 +58,11 @@ pub enum Spread {
     /// On the fewest nodes, in the closest part of the topology.
     #[default]
     Pack,
-    /// As evenly over the nodes as there is room.
+    /// As evenly over the nodes as there is room, within the closest part of the topology that
+    /// holds all and has two nodes or more.
     Nodes,
-    /// As evenly over the values of this label as there is room.
+    /// As evenly over the values of this label as there is room, within the closest part of the
+    /// topology that is wider than the label.
     Label(String),
 }
 
