@@ -8,17 +8,17 @@ mod group;
 mod phase;
 mod report;
 mod spec;
+mod transition;
 
 pub use group::{ArrayRange, Group, GroupKind, MAX_MEMBERS, Members};
-pub use phase::{
-    Attempt, Ended, Event, IllegalTransition, Outcome, Phase, Progress, PublishedPort, StopReason,
-};
+pub use phase::{Attempt, Ended, Outcome, Phase, Progress, PublishedPort, StopReason};
 pub use report::{Report, ReportState};
 pub(crate) use spec::field;
 pub use spec::{
     ComputePolicy, Condition, Dependency, MAX_DEPENDENCIES, Mount, OnDisconnect, OnLost,
     PRIORITY_RANGE, Resources, SessionKind, SessionSpec, SpecError,
 };
+pub use transition::{Event, IllegalTransition};
 
 use crate::ids::{RequestId, SessionId, UserName};
 use crate::slice::Grant;
