@@ -29,6 +29,8 @@ mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_faults;
+#[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
 mod tests_projects;

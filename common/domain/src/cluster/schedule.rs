@@ -79,7 +79,7 @@ impl Cluster {
         if self.quota_hit(project, user, &least, true).is_some() {
             return Tried::OverQuota;
         }
-        let request = self.request(&first.spec);
+        let Some(request) = self.unit_request(&members) else { return Tried::NoRoom };
         self.index.waiting.searches += 1;
         let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
         // Only the grants tell how much fGPU whole devices are.
