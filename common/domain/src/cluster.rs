@@ -32,6 +32,8 @@ mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_faults;
+#[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
 mod tests_moves;

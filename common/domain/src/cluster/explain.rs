@@ -5,7 +5,7 @@ use super::standings::Standings;
 use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
-use crate::placement::{Allocation, NoPlacement};
+use crate::placement::{Allocation, NoPlacement, Request};
 use crate::plans::reservation::Reservation;
 use crate::project::QuotaHit;
 use crate::queue::{Candidate, Kind, Pass, Place, Queue};
@@ -46,6 +46,7 @@ struct Asked<'a> {
     owner: &'a UserName,
     /// Members placed together.
     members: u32,
+    request: Request,
 }
 
 impl Cluster {
@@ -59,7 +60,11 @@ impl Cluster {
             Phase::Pending { .. } => {
                 let members = session.group.as_ref().filter(|group| group.is_gang());
                 let members = members.map_or(1, |group| group.size);
-                let asked = Asked { spec: &session.spec, owner: &session.owner, members };
+                let waiting = self.waiting_members(unit_of(session));
+                let request = self.unit_request(&waiting);
+                let request = request.unwrap_or_else(|| self.request(&session.spec));
+                let (spec, owner) = (&session.spec, &session.owner);
+                let asked = Asked { spec, owner, members, request };
                 let hold = self.hold_of(session);
                 let queue = &self.index.waiting.queue;
                 let ahead =
@@ -103,7 +108,7 @@ impl Cluster {
     ) -> Result<Explanation, Refusal> {
         self.check_create(spec, owner, members)?;
         let members = members.at_once();
-        let asked = Asked { spec, owner, members };
+        let asked = Asked { spec, owner, members, request: self.request(spec) };
         let hold = self.hold_of_new(spec);
         let mut queue = self.index.waiting.queue.clone();
         let place = Place {
@@ -171,10 +176,10 @@ impl Cluster {
         ahead: Vec<SessionId>,
         hold: Option<Hold>,
     ) -> Explanation {
-        let Asked { spec, owner, members } = asked;
+        let Asked { spec, owner, members, request } = asked;
         let least = self.least(spec).times(u64::from(*members));
         let quota = self.quota_hit(&spec.project(), owner, &least, true);
-        let placed = self.place_now(spec, *members);
+        let placed = self.place_now(request, *members);
         let position = ahead.len() + 1;
         let waits = |why: &dyn std::fmt::Display| format!("place {position} in the queue: {why}");
         let summary = match (&hold, &quota, &placed) {
@@ -206,14 +211,9 @@ impl Cluster {
 
     /// Where the first of `members` would go now; or how many of them find room, and why the next
     /// does not.
-    fn place_now(
-        &self,
-        spec: &SessionSpec,
-        members: u32,
-    ) -> Result<Grant, (u32, Box<NoPlacement>)> {
-        let request = self.request(spec);
+    fn place_now(&self, request: &Request, members: u32) -> Result<Grant, (u32, Box<NoPlacement>)> {
         let mut placer = self.placer.clone();
-        let first = placer.place(&request, &self.view).map_err(|refused| (0, refused))?.grant;
+        let first = placer.place(request, &self.view).map_err(|refused| (0, refused))?.grant;
         if members == 1 {
             return Ok(first);
         }
@@ -221,9 +221,9 @@ impl Cluster {
         let mut last = first.clone();
         for fit in 1..members {
             // What was found on this very view can be taken.
-            let taken = view.allocate(&last.node, &Allocation::of(&request, &last));
+            let taken = view.allocate(&last.node, &Allocation::of(request, &last));
             debug_assert!(taken.is_ok(), "{taken:?}");
-            last = placer.place(&request, &view).map_err(|refused| (fit, refused))?.grant;
+            last = placer.place(request, &view).map_err(|refused| (fit, refused))?.grant;
         }
         Ok(first)
     }
