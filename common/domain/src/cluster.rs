@@ -21,6 +21,7 @@ mod moves;
 mod nodes;
 mod observe;
 mod projects;
+mod promises;
 mod quotas;
 mod refusal;
 mod rivals;
@@ -38,6 +39,8 @@ mod tests_groups;
 mod tests_moves;
 #[cfg(test)]
 mod tests_projects;
+#[cfg(test)]
+mod tests_promises;
 #[cfg(test)]
 mod tests_queue;
 #[cfg(test)]
@@ -98,6 +101,14 @@ pub struct Settings {
     pub ended_retention_ms: u64,
     /// How many ended sessions are remembered at most; the oldest go first.
     pub ended_limit: usize,
+    /// For how many of the first in the queue that find no room one is kept; 0: for none.
+    pub reservations: usize,
+    /// How long such a session waits before nodes are closed for it on which others have no known
+    /// end, milliseconds.
+    pub reservation_patience_ms: u64,
+    /// Least time between two plans for them, milliseconds; longer on a large cluster. 0: they are
+    /// made at once, whatever that costs.
+    pub plan_pause_ms: u64,
 }
 
 /// Everything a store keeps of a cluster.
@@ -145,6 +156,9 @@ impl Default for Settings {
             start_timeout_ms: 30 * 60 * 1000,
             ended_retention_ms: 7 * 24 * 60 * 60 * 1000,
             ended_limit: 10_000,
+            reservations: 4,
+            reservation_patience_ms: 10 * 60 * 1000,
+            plan_pause_ms: 1000,
         }
     }
 }
@@ -200,7 +214,8 @@ impl Cluster {
         }
         cluster.rebuild_history();
         cluster.learn_mix();
-        cluster.journal = index::Journal::default();
+        cluster.index.promises = promises::Promises::unknown();
+        cluster.journal = index::Journal::of(&cluster.index);
         cluster.mend_gangs();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();

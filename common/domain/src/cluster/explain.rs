@@ -7,6 +7,7 @@ use super::{Cluster, Refusal};
 use crate::ids::{NodeName, SessionId, UserName};
 use crate::placement::{Allocation, NoPlacement, Request};
 use crate::plans::gang::GangRequest;
+use crate::plans::reservation::Reservation;
 use crate::plans::would_fit::{WouldFit, gang_would_fit, would_fit};
 use crate::project::QuotaHit;
 use crate::queue::{Candidate, Kind, Pass, Place, Queue};
@@ -44,6 +45,9 @@ pub struct Explanation {
     pub refused: Option<Box<NoPlacement>>,
     /// Changes with which it would start now.
     pub would_fit: Vec<WouldFit>,
+    /// The time and place it is promised while it waits. Without a time, sessions nobody knows the
+    /// end of are in the way, and nodes are kept for it as soon as [`Reservation::binding`] says so.
+    pub reservation: Option<Reservation>,
     /// Earlier placements.
     pub attempts: Vec<Attempt>,
 }
@@ -96,7 +100,8 @@ impl Cluster {
                 let queue = &self.index.waiting.queue;
                 let ahead =
                     if hold.is_none() { self.ahead(queue, unit_of(session)) } else { Vec::new() };
-                self.explain_waiting(&asked, ahead, hold)
+                let reservation = self.index.promises.of(unit_of(session)).cloned();
+                Explanation { reservation, ..self.explain_waiting(&asked, ahead, hold) }
             }
             phase => Explanation {
                 summary: placed_summary(session),
@@ -109,6 +114,7 @@ impl Cluster {
                 starts: Vec::new(),
                 refused: None,
                 would_fit: Vec::new(),
+                reservation: None,
                 attempts: Vec::new(),
             },
         };
@@ -234,6 +240,7 @@ impl Cluster {
             starts: grants,
             refused,
             would_fit,
+            reservation: None,
             attempts: Vec::new(),
         }
     }
