@@ -50,7 +50,8 @@ pub(crate) fn render(view: &ExplainView) -> String {
         lines.push(format!("  position {position} in the queue{ahead}"));
     }
     lines.extend(view.holds.iter().map(|hold| format!("  {}", hold_line(hold, output::now_ms()))));
-    if let Some(grant) = &view.grant {
+    // Of several the summary says where they go.
+    if let Some(grant) = view.grant.as_ref().filter(|_| view.members <= 1) {
         lines.push(format!("  on {}", progress::grant_line(grant)));
     }
     if let Some(closest) = &view.closest {
@@ -91,6 +92,22 @@ fn hold_line(hold: &HoldView, now_ms: u64) -> String {
 mod tests {
     use super::*;
     use fgpu_wire::v1;
+
+    #[test]
+    fn of_several_the_summary_says_where_they_go() {
+        let answer = ExplainSessionResponse {
+            summary: "all 4 members would start now on nodes a1 (2), b2 (2)".into(),
+            queue_position: 1,
+            grant: Some(v1::Grant { node: "a1".into(), ..v1::Grant::default() }),
+            members: 4,
+            starts_now: 4,
+            ..ExplainSessionResponse::default()
+        };
+        assert_eq!(
+            render(&answer.into()),
+            "all 4 members would start now on nodes a1 (2), b2 (2)\n  position 1 in the queue\n"
+        );
+    }
 
     #[test]
     fn a_waiting_session_says_place_and_what_each_node_lacks() {
