@@ -11,11 +11,13 @@
 mod accounts;
 mod arrays;
 mod create;
+mod defrag;
 mod explain;
 mod gang;
 mod index;
 mod input;
 mod judge;
+mod moves;
 mod nodes;
 mod observe;
 mod projects;
@@ -33,6 +35,8 @@ mod tests_faults;
 #[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
+mod tests_moves;
+#[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
 mod tests_queue;
@@ -44,6 +48,7 @@ mod waiting;
 mod waiting_check;
 
 pub(crate) use accounts::counted;
+pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
@@ -183,7 +188,7 @@ impl Cluster {
                 return Err(RestoreError::Twice { what: format!("session {}", session.id) });
             }
             if let Some((_, grant)) =
-                session.held().find(|(_, grant)| !cluster.nodes.contains_key(&grant.node))
+                session.takes().find(|(_, grant)| !cluster.nodes.contains_key(&grant.node))
             {
                 let (session, node) = (session.id.clone(), grant.node.clone());
                 return Err(RestoreError::UnknownNode { session, node });
@@ -232,6 +237,7 @@ impl Cluster {
             Input::PutClass { class } => self.set_class(*class),
             Input::RemoveClass { name } => self.remove_class(&name),
             Input::Stop { id, reason, grace_ms } => self.stop(&id, reason, grace_ms, now),
+            Input::Move { id, generation, to } => self.move_session(&id, generation, *to, now),
             Input::Remove { id } => self.remove(&id),
             Input::Register { name, agent_id, inventory, reports } => {
                 self.register(name, agent_id, *inventory, reports, now)

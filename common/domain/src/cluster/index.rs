@@ -143,7 +143,8 @@ impl Index {
 
 impl Cluster {
     /// Writes a session record and keeps everything derived in step.
-    pub(super) fn put_session(&mut self, session: Session) -> Arc<Session> {
+    pub(super) fn put_session(&mut self, mut session: Session) -> Arc<Session> {
+        session.settle_move();
         let session = Arc::new(session);
         let id = session.id.clone();
         let known = self.sessions.get(&id).cloned();

@@ -140,10 +140,13 @@ impl Cluster {
             Phase::Scheduled { .. }
             | Phase::Starting { .. }
             | Phase::Lost { stopping: None, started: None, .. } => {
-                (is_of_node(code) && self.starts_elsewhere(session)).then(|| {
-                    let reason = format!("did not start ({code}): {message}");
-                    Back { reason, node_fault: true }
-                })
+                let node = session.phase.grant().map(|grant| grant.node.to_string());
+                let node = node.unwrap_or_default();
+                let reason = format!("did not start on node {node}: {message}");
+                let node_fault = is_of_node(code);
+                let elsewhere = node_fault && self.starts_elsewhere(session);
+                let goes_on = session.origin().is_some() || elsewhere;
+                goes_on.then_some(Back { reason, node_fault })
             }
             Phase::Lost { stopping: None, started: Some(_), .. }
             | Phase::Pending { .. }
@@ -163,7 +166,7 @@ impl Cluster {
             && feasible_elsewhere(&self.request(&session.spec), &self.view, &tried)
     }
 
-    /// Back to the queue; the placement becomes an attempt.
+    /// Back to the queue, or straight to the place it is moved to; the placement becomes an attempt.
     fn requeue(&mut self, session: &Arc<Session>, back: Back, now: UnixMillis) {
         let Some(grant) = session.phase.grant().cloned() else { return };
         let Ok(phase) = session.phase.after(Event::Requeued, now) else { return };
@@ -172,7 +175,9 @@ impl Cluster {
         let Back { reason, node_fault } = back;
         next.remember(Attempt { generation, grant, placed_at, at: now, reason, node_fault });
         self.put_session(next);
-        self.gang_follows(&session.id, now);
+        if !self.goes_on_elsewhere(session, now) {
+            self.gang_follows(&session.id, now);
+        }
     }
 
     fn free_stranded(&mut self, session: &Arc<Session>, generation: u64) {

@@ -122,6 +122,10 @@ impl Cluster {
             let reason = match self.sessions.get(&id).map(|session| &session.phase) {
                 Some(Phase::Running { .. }) => StopReason::TimeLimit,
                 Some(Phase::Pending { .. }) => StopReason::PendingTimeout,
+                // It goes back to where it ran before.
+                Some(_) if self.sessions.get(&id).is_some_and(|it| it.origin().is_some()) => {
+                    StopReason::Moved
+                }
                 _ => StopReason::StartTimeout,
             };
             if self.stop(&id, reason, None, now).is_err() {

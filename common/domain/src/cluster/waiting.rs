@@ -204,8 +204,8 @@ impl Cluster {
         let placed = |session: &Session| session.phase.grant().is_some();
         let (was, is) = (old.is_some_and(placed), new.is_some_and(placed));
         self.index.waiting.array_changed(session, was, is);
-        let given_back = old.into_iter().flat_map(Session::held).filter(|(generation, _)| {
-            new.is_none_or(|new| new.held().all(|(kept, _)| kept != *generation))
+        let given_back = old.into_iter().flat_map(Session::takes).filter(|(generation, _)| {
+            new.is_none_or(|new| new.takes().all(|(kept, _)| kept != *generation))
         });
         for (_, grant) in given_back {
             self.index.waiting.node_changed(&grant.node);

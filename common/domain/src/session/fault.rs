@@ -77,6 +77,7 @@ mod tests {
             phase: Phase::Pending { since: UnixMillis(0) },
             stop_grace_ms: None,
             attempts: Vec::new(),
+            moving: None,
             stranded: Vec::new(),
         }
     }
