@@ -104,7 +104,7 @@ impl Cluster {
             priority: self.effective_priority(spec),
             project: spec.project(),
             user: owner.clone(),
-            kind: queue.kind(Kind::of(spec, members), self.request(spec)),
+            kind: queue.kind(Kind::of(spec, members)),
             sequence: self.next_sequence,
         };
         let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };

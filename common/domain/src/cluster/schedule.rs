@@ -93,9 +93,8 @@ impl Cluster {
 
     fn no_room(&mut self, next: &Candidate) {
         let session = self.sessions.get(&next.unit);
-        let gpu = session.and_then(|session| session.spec.resources.gpu.as_ref());
-        let part = self.least_part(gpu);
-        self.index.waiting.queue.no_room(next.place.kind, part);
+        let request = session.map(|session| self.request(&session.spec)).unwrap_or_default();
+        self.index.waiting.queue.no_room(next.place.kind, request, &self.view);
     }
 
     fn bind(&mut self, members: &[Arc<Session>], grants: Vec<Grant>, now: UnixMillis) {
