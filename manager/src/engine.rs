@@ -169,6 +169,7 @@ fn is_from_people(input: &Input) -> bool {
     match input {
         Input::Create { .. }
         | Input::Stop { .. }
+        | Input::Move { .. }
         | Input::Remove { .. }
         | Input::Cordon { .. }
         | Input::Labels { .. }

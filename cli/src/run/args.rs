@@ -180,7 +180,7 @@ pub(crate) struct QueueArgs {
         conflicts_with = "dry_run"
     )]
     pub(crate) size: Option<u32>,
-    /// May be stopped and started elsewhere to free whole devices (recorded: nothing is moved yet)
+    /// May be stopped and started elsewhere to free whole devices, see `fgpu defrag`
     #[arg(long)]
     pub(crate) movable: bool,
 }

@@ -3,6 +3,7 @@
 //! To the wire is `From` and cannot fail. From the wire is a function that checks every field and
 //! names the one at fault as its flag is called.
 
+mod defrag;
 mod explain;
 mod group;
 mod node;

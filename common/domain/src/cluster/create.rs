@@ -44,6 +44,7 @@ impl Cluster {
                 phase: Phase::Pending { since: now },
                 stop_grace_ms: None,
                 attempts: Vec::new(),
+                moving: None,
                 stranded: Vec::new(),
             }));
             // Taken even if the create is rolled back: a gap does not matter, a repetition would.

@@ -91,7 +91,7 @@ impl Cluster {
     fn keep_held_devices(&self, known: &Node, mut inventory: Inventory) -> Inventory {
         let held: BTreeSet<&DeviceUuid> = self
             .sessions_on(&known.name)
-            .flat_map(|session| session.held())
+            .flat_map(|session| session.takes())
             .filter(|(_, grant)| grant.node == known.name)
             .flat_map(|(_, grant)| grant.slices.iter().map(|slice| &slice.device))
             .collect();

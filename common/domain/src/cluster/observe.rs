@@ -93,6 +93,13 @@ impl Cluster {
         {
             return self.requeue(session, reason.to_string(), now);
         }
+        if let Event::Gone { message, .. } = &event
+            && session.origin().is_some()
+        {
+            let node = session.phase.grant().map(|grant| grant.node.to_string());
+            let node = node.unwrap_or_default();
+            return self.requeue(session, format!("did not start on node {node}: {message}"), now);
+        }
         if let Ok(phase) = session.phase.after(event, now)
             && phase != session.phase
         {
@@ -126,7 +133,7 @@ impl Cluster {
         (goes_on && self.gang_is_whole(session)).then_some(*reason)
     }
 
-    /// Back to the queue; the placement becomes an attempt.
+    /// Back to the queue, or straight to the place it is moved to; the placement becomes an attempt.
     fn requeue(&mut self, session: &Arc<Session>, reason: String, now: UnixMillis) {
         let Some(grant) = session.phase.grant().cloned() else { return };
         let Ok(phase) = session.phase.after(Event::Requeued, now) else { return };
@@ -135,7 +142,9 @@ impl Cluster {
         let placed_at = session.placed_at;
         next.attempts.push(Attempt { generation, grant, placed_at, at: now, reason });
         self.put_session(next);
-        self.gang_follows(&session.id, now);
+        if !self.goes_on_elsewhere(session, now) {
+            self.gang_follows(&session.id, now);
+        }
     }
 
     fn free_stranded(&mut self, session: &Arc<Session>, generation: u64) {

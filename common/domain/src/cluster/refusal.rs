@@ -161,6 +161,14 @@ pub enum Refusal {
         /// How it ended.
         outcome: Outcome,
     },
+    /// What a move was planned for is not so any more.
+    #[error("session {session} cannot be moved as planned: {why}")]
+    PlanStale {
+        /// The session.
+        session: SessionId,
+        /// What has changed.
+        why: String,
+    },
     /// The session is in the wrong phase.
     #[error("session {session} is {phase}: {rule}")]
     WrongPhase {
@@ -199,6 +207,7 @@ impl Refusal {
             Self::QuotaExceeded(_) => "QUOTA_EXCEEDED",
             Self::DependencyNotFound { .. } => "DEPENDENCY_NOT_FOUND",
             Self::DependencyFailed { .. } => "DEPENDENCY_FAILED",
+            Self::PlanStale { .. } => "PLAN_STALE",
             Self::WrongPhase { .. } => "WRONG_PHASE",
         }
     }
@@ -235,6 +244,7 @@ impl Refusal {
             | Self::NodeNameTaken { .. }
             | Self::DeviceNotFound { .. }
             | Self::DeviceTaken { .. }
+            | Self::PlanStale { .. }
             | Self::WrongPhase { .. } => None,
         }
     }
@@ -289,6 +299,7 @@ impl Refusal {
             Self::DependencyFailed { session, .. } => {
                 format!("`--after {session}:any` follows it however it ended")
             }
+            Self::PlanStale { .. } => "make a new plan with `fgpu defrag --plan`".to_owned(),
             Self::WrongPhase { session, .. } => format!("see `fgpu get {session}`"),
         }
     }

@@ -91,6 +91,14 @@ impl Waiting {
         self.timed.first().map(|(at, ..)| *at)
     }
 
+    /// Where a unit waits that nothing but room or a quota keeps.
+    pub(super) fn place_of(&self, unit: &SessionId) -> Option<&Place> {
+        match &self.units.get(unit)?.standing {
+            Standing::Ready(place) => Some(place),
+            Standing::Unjudged | Standing::Held(_) => None,
+        }
+    }
+
     pub(super) fn node_changed(&mut self, name: &NodeName) {
         self.changed_nodes.insert(name.clone());
     }
@@ -203,11 +211,12 @@ impl Cluster {
         let placed = |session: &Session| session.phase.grant().is_some();
         let (was, is) = (old.is_some_and(placed), new.is_some_and(placed));
         self.index.waiting.array_changed(session, was, is);
-        let given_back = old.into_iter().flat_map(Session::held).filter(|(generation, _)| {
-            new.is_none_or(|new| new.held().all(|(kept, _)| kept != *generation))
+        let given_back = old.into_iter().flat_map(Session::takes).filter(|(generation, _)| {
+            new.is_none_or(|new| new.takes().all(|(kept, _)| kept != *generation))
         });
         for (_, grant) in given_back {
             self.index.waiting.node_changed(&grant.node);
+            self.index.promises.changed();
             self.index.unsettled = true;
         }
         let holds = |session: &Session| session.held().next().is_some();
@@ -218,6 +227,7 @@ impl Cluster {
 
     pub(super) fn quota_changed(&mut self, project: &ProjectName) {
         self.index.unsettled |= self.index.waiting.queue.quota_changed(project);
+        self.index.promises.quota_changed();
     }
 
     fn follow_waiting(&mut self, session: &Session, waited: bool, waiting: bool) {
@@ -306,6 +316,9 @@ impl Cluster {
         let waiting = &mut self.index.waiting;
         let kind = waiting.queue.kind(key);
         let (project, user) = (first.spec.project(), first.owner.clone());
+        if waiting.queue.is_closed(kind) {
+            self.index.promises.found_no_room();
+        }
         let place = Place { priority, project, user, kind, sequence };
         waiting.queue.enter(unit.clone(), &place);
         waiting.stand(&unit, Standing::Ready(place));

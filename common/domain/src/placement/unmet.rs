@@ -116,6 +116,10 @@ impl<K: Copy + Ord + Hash> Unmet<K> {
         true
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.needs.is_empty()
+    }
+
     pub(crate) fn contains(&self, key: K) -> bool {
         self.needs.contains_key(&key)
     }

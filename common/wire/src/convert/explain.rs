@@ -32,6 +32,7 @@ fn ids(refusal: &Refusal) -> Vec<(&'static str, String)> {
     match refusal {
         Refusal::NameInUse { session, .. }
         | Refusal::RequestIdReused { session, .. }
+        | Refusal::PlanStale { session, .. }
         | Refusal::WrongPhase { session, .. } => vec![("session", session.to_string())],
         Refusal::SessionNotFound { session } | Refusal::AmbiguousSession { session, .. } => {
             vec![("session", session.clone())]
