@@ -153,7 +153,7 @@ impl Cluster {
             priority: self.effective_priority(spec),
             project: spec.project(),
             user: owner.clone(),
-            kind: queue.kind(Kind::of(spec, members.at_once()), self.request(spec)),
+            kind: queue.kind(Kind::of(spec, asked.members.at_once())),
             sequence: self.next_sequence,
         };
         let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
