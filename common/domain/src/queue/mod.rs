@@ -187,7 +187,8 @@ impl Queue {
         !self.kinds.is_open(place.kind) && !self.is_over_quota(place)
     }
 
-    fn is_over_quota(&self, place: &Place) -> bool {
+    /// Whether what waits at `place` met a quota, and nothing changed for that since.
+    pub(crate) fn is_over_quota(&self, place: &Place) -> bool {
         self.bucket(place).is_some_and(|bucket| bucket.over_quota)
     }
 
