@@ -13,6 +13,8 @@ mod report;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_fairness;
 mod world;
 
 pub use report::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};

@@ -119,3 +119,5 @@ mod tests;
 mod tests_explain;
 #[cfg(test)]
 mod tests_history;
+#[cfg(test)]
+mod tests_unmet;
