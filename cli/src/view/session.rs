@@ -157,6 +157,7 @@ pub(crate) struct ExplainView {
     pub(crate) members: u32,
     pub(crate) starts_now: u32,
     pub(crate) places: Vec<NodeMembersView>,
+    pub(crate) reservation: Option<ReservationView>,
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) holds: Vec<HoldView>,
 }
@@ -175,6 +176,15 @@ pub(crate) struct AlternativeView {
 pub(crate) struct NodeMembersView {
     pub(crate) node: String,
     pub(crate) members: u32,
+}
+
+/// Room that is kept for a session which found none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ReservationView {
+    /// Absent: nobody knows.
+    pub(crate) at_ms: Option<u64>,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) binding: bool,
 }
 
 /// What else keeps a session waiting.
@@ -436,6 +446,11 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
         };
         let place =
             |place: v1::NodeMembers| NodeMembersView { node: place.node, members: place.members };
+        let reservation = |promise: v1::Reservation| ReservationView {
+            at_ms: Some(promise.at_ms).filter(|at| *at > 0),
+            nodes: promise.nodes,
+            binding: promise.binding,
+        };
         let hold =
             |hold: v1::Hold| HoldView { code: hold.code, text: hold.text, metadata: hold.metadata };
         Self {
@@ -451,6 +466,7 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             members: answer.members,
             starts_now: answer.starts_now,
             places: answer.places.into_iter().map(place).collect(),
+            reservation: answer.reservation.map(reservation),
             attempts: answer.attempts.into_iter().map(Into::into).collect(),
             holds: answer.holds.into_iter().map(hold).collect(),
         }

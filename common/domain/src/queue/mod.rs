@@ -154,6 +154,7 @@ impl Queue {
     /// Closes a kind: there is no room for it, and on a node without a device that has `part` free
     /// there never is.
     pub(crate) fn no_room(&mut self, kind: KindId, part: u64) {
+        self.refused.remove(&kind);
         for priority in self.kinds.close(kind, part) {
             self.shut(Reverse(priority), kind);
         }
@@ -161,8 +162,8 @@ impl Queue {
 
     /// Closes a kind as [`Queue::no_room`] does: there is room, but it is kept for others.
     pub(crate) fn refuse(&mut self, kind: KindId, part: u64) {
-        self.refused.insert(kind);
         self.no_room(kind, part);
+        self.refused.insert(kind);
     }
 
     /// Opens every kind that was closed for the sake of others.
@@ -176,6 +177,11 @@ impl Queue {
     /// Whether any kind is closed.
     pub(crate) fn has_closed(&self) -> bool {
         self.kinds.has_closed()
+    }
+
+    /// Whether what waits at `place` was tried and found only room that is kept for others.
+    pub(crate) fn is_refused(&self, place: &Place) -> bool {
+        self.refused.contains(&place.kind) && self.found_no_room(place)
     }
 
     /// Whether a kind is closed.
