@@ -73,8 +73,7 @@ pub(crate) fn render(view: &ExplainView) -> String {
     }
     lines.extend(view.attempts.iter().map(|attempt| {
         let age = output::age_of(attempt.at_ms, output::now_ms());
-        let node = attempt.grant.as_ref().map_or("-", |grant| grant.node.as_str());
-        format!("  {age} ago on {node}: {}", attempt.reason)
+        format!("  {age} ago {}", attempt.line())
     }));
     lines.join("\n") + "\n"
 }
@@ -161,6 +160,13 @@ mod tests {
             closest: Some(reason("a1", "largest free slice is 4 fGPU")),
             nodes: vec![reason("a1", "largest free slice is 4 fGPU"), reason("b2", "cordoned")],
             would_fit: vec!["--devices 2".into()],
+            attempts: vec![v1::Attempt {
+                at_ms: output::now_ms(),
+                reason: "node c3 was lost".into(),
+                node_fault: true,
+                grant: Some(v1::Grant { node: "c3".into(), ..Default::default() }),
+                ..Default::default()
+            }],
             ..ExplainSessionResponse::default()
         };
 
@@ -169,7 +175,8 @@ mod tests {
             "waits: no node has 10 fGPU free\n  \
              position 2 in the queue, behind s1\n  \
              closest: node a1: largest free slice is 4 fGPU\n  \
-             node b2: cordoned\n  instead: --devices 2\n"
+             node b2: cordoned\n  instead: --devices 2\nattempts:\n  \
+             0s ago on c3: node c3 was lost; avoided while another node fits\n"
         );
     }
 }

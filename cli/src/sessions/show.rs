@@ -118,7 +118,7 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
     let slices = view.grant.iter().flat_map(|grant| grant.slices.iter().map(slice));
     let ports = view.ports.iter();
     let ports = ports.map(|p| format!("{} at {}:{}", p.container_port, p.host, p.host_port));
-    let attempts = view.attempts.iter().map(|a| format!("{}: {}", ago(a.at_ms), a.reason));
+    let attempts = view.attempts.iter().map(|a| format!("{} {}", ago(a.at_ms), a.line()));
     let lines = |items: Vec<String>| items.join("\n");
     output::fields(&[
         ("id", view.id.clone()),

@@ -140,6 +140,8 @@ pub(crate) struct AttemptView {
     pub(crate) at_ms: u64,
     pub(crate) reason: String,
     pub(crate) grant: Option<GrantView>,
+    /// Whether the node is avoided for it while another one fits.
+    pub(crate) node_fault: bool,
 }
 
 /// Why a session waits, or where it is.
@@ -421,7 +423,17 @@ impl From<v1::Attempt> for AttemptView {
             at_ms: attempt.at_ms,
             reason: attempt.reason,
             grant: attempt.grant.map(Into::into),
+            node_fault: attempt.node_fault,
         }
+    }
+}
+
+impl AttemptView {
+    /// Where it was, why it ended, and what follows from that.
+    pub(crate) fn line(&self) -> String {
+        let node = self.grant.as_ref().map_or("-", |grant| grant.node.as_str());
+        let avoided = if self.node_fault { "; avoided while another node fits" } else { "" };
+        format!("on {node}: {}{avoided}", self.reason)
     }
 }
 

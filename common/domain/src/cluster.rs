@@ -34,6 +34,8 @@ mod tests;
 #[cfg(test)]
 mod tests_explain;
 #[cfg(test)]
+mod tests_faults;
+#[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
 mod tests_moves;

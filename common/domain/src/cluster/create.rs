@@ -200,7 +200,16 @@ impl Cluster {
             labels: spec.node_labels.clone(),
             isolation: spec.isolation,
             avoid: self.index.runtimes.unable(spec),
+            shun: Default::default(),
         }
+    }
+
+    /// What the sessions of a unit, all asking for the same, ask of placement: nodes where one of
+    /// them failed before only where no other has room.
+    pub(super) fn unit_request(&self, members: &[Arc<Session>]) -> Option<Request> {
+        let request = self.request(&members.first()?.spec);
+        let shun = members.iter().flat_map(|member| member.avoided()).collect();
+        Some(Request { shun, ..request })
     }
 
     /// Stops a session; a gang as a whole.

@@ -60,6 +60,7 @@ struct Asked<'a> {
     spec: &'a SessionSpec,
     owner: &'a UserName,
     members: Members,
+    request: Request,
 }
 
 impl Asked<'_> {
@@ -100,7 +101,9 @@ impl Cluster {
                 let size = gang.and_then(|group| NonZeroU32::new(group.size));
                 let members = size.map_or(Members::One, Members::Gang);
                 let (unit, owner) = (unit_of(session), &session.owner);
-                let asked = Asked { unit, spec: &session.spec, owner, members };
+                let request = self.unit_request(&self.waiting_members(unit));
+                let request = request.unwrap_or_else(|| self.request(&session.spec));
+                let asked = Asked { unit, spec: &session.spec, owner, members, request };
                 let hold = self.hold_of(session);
                 let queue = &self.index.waiting.queue;
                 let ahead =
@@ -148,7 +151,8 @@ impl Cluster {
     ) -> Result<Explanation, Refusal> {
         self.check_create(spec, owner, members)?;
         let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
-        let asked = Asked { unit: &unit, spec, owner, members };
+        let request = self.request(spec);
+        let asked = Asked { unit: &unit, spec, owner, members, request };
         let hold = self.hold_of_new(spec);
         let mut queue = self.index.waiting.queue.clone();
         let place = Place {
@@ -290,7 +294,7 @@ impl Cluster {
             Some(count) if !asked.is_gang() => count.saturating_sub(1).max(1),
             _ => all,
         };
-        let mut request = self.request(asked.spec);
+        let mut request = asked.request.clone();
         request.avoid.extend(avoid);
         let (mut grants, refused) = self.place_beside(&request, tries);
         let fit = grants.len();
@@ -329,7 +333,7 @@ impl Cluster {
 
     /// Changes with which what found no room would start now.
     fn would_fit(&self, asked: &Asked<'_>, fit: usize, refused: &NoPlacement) -> Vec<WouldFit> {
-        let request = self.request(asked.spec);
+        let request = asked.request.clone();
         if asked.is_gang() && asked.at_once() > 1 && fit > 0 {
             let size = usize::try_from(asked.at_once()).unwrap_or(usize::MAX);
             let members = vec![request; size];

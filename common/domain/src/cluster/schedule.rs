@@ -143,7 +143,7 @@ impl Cluster {
         if self.quota_hit(project, user, &least, true).is_some() {
             return Tried::OverQuota;
         }
-        let request = self.request(&first.spec);
+        let Some(request) = self.unit_request(&members) else { return Tried::NoRoom };
         self.index.waiting.searches += 1;
         let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
         let beside = self.beside_heads(&next.unit, &next.place, &first, &request, grants);
