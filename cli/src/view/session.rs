@@ -85,6 +85,8 @@ pub(crate) struct SpecView {
     pub(crate) start_at_ms: Option<u64>,
     pub(crate) pending_timeout_ms: u64,
     pub(crate) movable: bool,
+    pub(crate) arrangement: Option<String>,
+    pub(crate) spread_over: Option<String>,
 }
 
 /// How much GPU was asked for.
@@ -296,6 +298,7 @@ impl From<v1::SessionSpec> for SpecView {
             isolation: word(spec.isolation().as_str_name(), "ISOLATION_"),
             on_disconnect: word(spec.on_disconnect().as_str_name(), "ON_DISCONNECT_"),
             on_lost: word(spec.on_lost().as_str_name(), "ON_LOST_"),
+            arrangement: word(spec.arrangement().as_str_name(), "ARRANGEMENT_"),
             image: spec.image,
             entrypoint: spec.entrypoint,
             command: spec.command,
@@ -320,6 +323,7 @@ impl From<v1::SessionSpec> for SpecView {
             start_at_ms: Some(spec.start_at_ms).filter(|at| *at > 0),
             pending_timeout_ms: spec.pending_timeout_ms,
             movable: spec.movable,
+            spread_over: some(spec.spread_over),
         }
     }
 }

@@ -102,7 +102,9 @@ impl Cluster {
             if !session.spec.movable || gang || node.is_some_and(|name| *name != grant.node) {
                 continue;
             }
-            let mut request = self.request(&session.spec);
+            let Some(mut request) = self.unit_request(std::slice::from_ref(session)) else {
+                continue;
+            };
             request.avoid.extend(self.kept_from(&session.id, &session.spec));
             question.movable.push(MovableSession {
                 id: session.id.clone(),

@@ -6,7 +6,6 @@ use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{NodeName, SessionId, UserName};
 use crate::placement::{Allocation, NoPlacement, Request};
-use crate::plans::gang::GangRequest;
 use crate::plans::reservation::{Delay, Reservation};
 use crate::plans::would_fit::{WouldFit, gang_would_fit, would_fit};
 use crate::project::QuotaHit;
@@ -296,7 +295,9 @@ impl Cluster {
         };
         let mut request = asked.request.clone();
         request.avoid.extend(avoid);
-        let (mut grants, refused) = self.place_beside(&request, tries);
+        let count = usize::try_from(tries).unwrap_or(usize::MAX);
+        let arranged = self.arranged(asked.spec, &request, count);
+        let (mut grants, refused) = arranged.unwrap_or_else(|| self.place_beside(&request, tries));
         let fit = grants.len();
         if quota.is_some() && first_over == Some(1) {
             grants.clear();
@@ -336,8 +337,7 @@ impl Cluster {
         let request = asked.request.clone();
         if asked.is_gang() && asked.at_once() > 1 && fit > 0 {
             let size = usize::try_from(asked.at_once()).unwrap_or(usize::MAX);
-            let members = vec![request; size];
-            return gang_would_fit(&GangRequest { members, ..GangRequest::default() }, &self.view);
+            return gang_would_fit(&self.gang(asked.spec, &request, size), &self.view);
         }
         would_fit(&request, refused, &self.view)
     }

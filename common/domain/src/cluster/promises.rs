@@ -241,7 +241,7 @@ impl Cluster {
                 request.avoid.extend(plan.kept_from(&candidate).cloned());
             }
             self.index.waiting.searches += 1;
-            grants = self.places(&request, count)?;
+            grants = self.places_for(&first.spec, &request, count)?;
         }
         None
     }
