@@ -158,7 +158,7 @@ impl Cluster {
             priority: self.effective_priority(spec),
             project: spec.project(),
             user: owner.clone(),
-            kind: queue.kind(Kind::of(spec, members.at_once()), self.request(spec)),
+            kind: queue.kind(Kind::of(spec, asked.members.at_once())),
             sequence: self.next_sequence,
         };
         queue.enter(unit.clone(), &place);
@@ -334,12 +334,12 @@ impl Cluster {
 
     /// Changes with which what found no room would start now.
     fn would_fit(&self, asked: &Asked<'_>, fit: usize, refused: &NoPlacement) -> Vec<WouldFit> {
-        let request = asked.request.clone();
+        let request = &asked.request;
         if asked.is_gang() && asked.at_once() > 1 && fit > 0 {
             let size = usize::try_from(asked.at_once()).unwrap_or(usize::MAX);
-            return gang_would_fit(&self.gang(asked.spec, &request, size), &self.view);
+            return gang_would_fit(&self.gang(asked.spec, request, size), &self.view);
         }
-        would_fit(&request, refused, &self.view)
+        would_fit(request, refused, &self.view)
     }
 }
 

@@ -105,14 +105,6 @@ impl Cluster {
         {
             return self.requeue(session, back, now);
         }
-        if let Event::Gone { message, .. } = &event
-            && session.origin().is_some()
-        {
-            let node = session.phase.grant().map(|grant| grant.node.to_string());
-            let node = node.unwrap_or_default();
-            let reason = format!("did not start on node {node}: {message}");
-            return self.requeue(session, Back { reason, node_fault: false }, now);
-        }
         if let Ok(phase) = session.phase.after(event, now)
             && phase != session.phase
         {
@@ -148,10 +140,13 @@ impl Cluster {
             Phase::Scheduled { .. }
             | Phase::Starting { .. }
             | Phase::Lost { stopping: None, started: None, .. } => {
-                (is_of_node(code) && self.starts_elsewhere(session)).then(|| {
-                    let reason = format!("did not start ({code}): {message}");
-                    Back { reason, node_fault: true }
-                })
+                let node = session.phase.grant().map(|grant| grant.node.to_string());
+                let node = node.unwrap_or_default();
+                let reason = format!("did not start on node {node}: {message}");
+                let node_fault = is_of_node(code);
+                let elsewhere = node_fault && self.starts_elsewhere(session);
+                let goes_on = session.origin().is_some() || elsewhere;
+                goes_on.then_some(Back { reason, node_fault })
             }
             Phase::Lost { stopping: None, started: Some(_), .. }
             | Phase::Pending { .. }

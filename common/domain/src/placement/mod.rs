@@ -40,6 +40,7 @@ mod score;
 mod search;
 mod shape;
 mod state;
+mod unmet;
 mod view;
 
 pub use bounds::ViewError;
@@ -51,6 +52,7 @@ pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 pub use policy::{Policy, PolicyError};
 pub use reason::Reason;
 pub use search::{Placement, Placer};
+pub(crate) use unmet::Unmet;
 pub use view::View;
 
 use crate::ids::NodeName;

@@ -219,7 +219,7 @@ fn reserve_on(
 }
 
 /// Whether a node has room for all of the request.
-fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
+pub(super) fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
     if miss(request, entry).is_some() {
         return false;
     }
