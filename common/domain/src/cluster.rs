@@ -9,6 +9,7 @@
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
 mod accounts;
+mod arrange;
 mod arrays;
 mod create;
 mod defrag;
@@ -54,6 +55,7 @@ mod waiting_check;
 mod waits_for;
 
 pub(crate) use accounts::counted;
+pub use arrange::TOPOLOGY;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey};

@@ -17,8 +17,8 @@ pub use phase::{Attempt, Ended, Outcome, Phase, Progress, PublishedPort, StopRea
 pub use report::{Report, ReportState};
 pub(crate) use spec::field;
 pub use spec::{
-    ComputePolicy, Condition, Dependency, MAX_DEPENDENCIES, Mount, OnDisconnect, OnLost,
-    PRIORITY_RANGE, Resources, SessionKind, SessionSpec, SpecError,
+    Arrangement, ComputePolicy, Condition, Dependency, MAX_DEPENDENCIES, Mount, OnDisconnect,
+    OnLost, PRIORITY_RANGE, Resources, SessionKind, SessionSpec, SpecError,
 };
 pub use transition::{Event, IllegalTransition};
 

@@ -128,6 +128,7 @@ impl Cluster {
         members.check()?;
         spec.check(&self.settings.units)?;
         spec.check_copies(members)?;
+        spec.check_arrangement(members)?;
         if members == Members::One {
             self.check_name(spec, owner)?;
         }

@@ -16,11 +16,12 @@ use crate::ids::{NodeName, SessionId};
 use crate::placement::{Allocation, Request};
 use crate::plans::RunningSession;
 use crate::plans::gang::GangRequest;
-use crate::plans::reservation::{Backfill, Candidate, Head, Reservation};
+use crate::plans::reservation::{Backfill, Candidate, Delay, Head, Reservation};
 use crate::queue::{Candidate as Queued, Place};
 use crate::session::{Session, SessionSpec};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Units tried before anything is placed, to know the heads of a restored cluster.
@@ -240,9 +241,31 @@ impl Cluster {
                 request.avoid.extend(plan.kept_from(&candidate).cloned());
             }
             self.index.waiting.searches += 1;
-            grants = self.places(&request, count)?;
+            grants = self.places_for(&first.spec, &request, count)?;
         }
         None
+    }
+
+    /// Whose room something placed now would take, if anyone's.
+    pub(super) fn delays(
+        &self,
+        unit: &SessionId,
+        spec: &SessionSpec,
+        grants: &[Grant],
+    ) -> Option<Delay> {
+        let candidate = self.candidate(unit, spec);
+        let taken = allocations(&self.request(spec), grants);
+        self.index.promises.plan.allows(&candidate, &taken).err()
+    }
+
+    /// The nodes on which room is kept from something that would be placed now.
+    pub(super) fn kept_from(&self, unit: &SessionId, spec: &SessionSpec) -> BTreeSet<NodeName> {
+        self.index.promises.plan.kept_from(&self.candidate(unit, spec)).cloned().collect()
+    }
+
+    fn candidate<'a>(&self, unit: &'a SessionId, spec: &SessionSpec) -> Candidate<'a> {
+        let (priority, ends_at) = (self.effective_priority(spec), self.ends_at(spec));
+        Candidate { session: unit, priority, ends_at }
     }
 
     /// Takes note that a unit has started.

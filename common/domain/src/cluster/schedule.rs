@@ -146,7 +146,9 @@ impl Cluster {
         }
         let Some(request) = self.unit_request(&members) else { return Tried::NoRoom };
         self.index.waiting.searches += 1;
-        let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
+        let Some(grants) = self.places_for(&first.spec, &request, count) else {
+            return Tried::NoRoom;
+        };
         let beside = self.beside_heads(&next.unit, &next.place, &first, &request, grants);
         let Some(grants) = beside else { return Tried::Kept };
         // Only the grants tell how much fGPU whole devices are.
