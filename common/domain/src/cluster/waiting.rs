@@ -92,6 +92,14 @@ impl Waiting {
         self.timed.first().map(|(at, ..)| *at)
     }
 
+    /// Where a unit waits that nothing but room or a quota keeps.
+    pub(super) fn place_of(&self, unit: &SessionId) -> Option<&Place> {
+        match &self.units.get(unit)?.standing {
+            Standing::Ready(place) => Some(place),
+            Standing::Unjudged | Standing::Held(_) => None,
+        }
+    }
+
     pub(super) fn node_changed(&mut self, name: &NodeName) {
         self.changed_nodes.insert(name.clone());
     }
@@ -209,6 +217,7 @@ impl Cluster {
         });
         for (_, grant) in given_back {
             self.index.waiting.node_changed(&grant.node);
+            self.index.promises.changed();
             self.index.unsettled = true;
         }
         let holds = |session: &Session| session.held().next().is_some();
@@ -219,6 +228,7 @@ impl Cluster {
 
     pub(super) fn quota_changed(&mut self, project: &ProjectName) {
         self.index.unsettled |= self.index.waiting.queue.quota_changed(project);
+        self.index.promises.quota_changed();
     }
 
     fn follow_waiting(&mut self, session: &Session, waited: bool, waiting: bool) {
@@ -313,6 +323,9 @@ impl Cluster {
         };
         let waiting = &mut self.index.waiting;
         let (project, user) = (first.spec.project(), first.owner.clone());
+        if waiting.queue.is_closed(kind) {
+            self.index.promises.found_no_room();
+        }
         let place = Place { priority, project, user, kind, sequence };
         waiting.queue.enter(unit.clone(), &place);
         waiting.stand(&unit, Standing::Ready(place));

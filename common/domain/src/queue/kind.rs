@@ -25,6 +25,9 @@ pub(crate) struct Kind {
     mounts: BTreeSet<String>,
     /// Members placed together; 1 for a session by itself.
     members: u32,
+    /// How long it may run, as a power of two of minutes; 0: nobody knows. What is short may be let
+    /// in where room is kept for others.
+    run: u32,
 }
 
 impl Kind {
@@ -40,6 +43,7 @@ impl Kind {
             has_command: !spec.command.is_empty() || !spec.entrypoint.is_empty(),
             mounts: spec.mounts.iter().map(|mount| mount.source.clone()).collect(),
             members,
+            run: spec.time_limit_ms.map_or(0, |limit| 1 + (limit / 60_000).max(1).ilog2()),
         }
     }
 }
@@ -106,6 +110,10 @@ impl Kinds {
         true
     }
 
+    pub(super) fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     pub(super) fn is_open(&self, id: KindId) -> bool {
         self.known.get(&id).is_none_or(|known| known.closed_at.is_none())
     }
@@ -121,7 +129,7 @@ impl Kinds {
     }
 
     /// Opens a kind; tells at which priorities it waits.
-    fn open(&mut self, id: KindId) -> Vec<i32> {
+    pub(super) fn open(&mut self, id: KindId) -> Vec<i32> {
         let Some(known) = self.known.get_mut(&id) else { return Vec::new() };
         let Some(part) = known.closed_at.take() else { return Vec::new() };
         if let Some(kinds) = self.closed.get_mut(&part) {

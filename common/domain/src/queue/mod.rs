@@ -35,6 +35,8 @@ pub(crate) struct Queue {
     kinds: Kinds,
     /// Kinds that are not closed, by the priorities they wait at.
     open: BTreeMap<Reverse<i32>, BTreeSet<KindId>>,
+    /// Kinds closed for the sake of others, not for want of room.
+    refused: BTreeSet<KindId>,
     /// Buckets closed by a quota.
     over_quota: BTreeMap<ProjectName, BTreeSet<(Reverse<i32>, UserName, KindId)>>,
 }
@@ -155,6 +157,35 @@ impl Queue {
         for priority in self.kinds.close(kind, part) {
             self.shut(Reverse(priority), kind);
         }
+    }
+
+    /// Closes a kind as [`Queue::no_room`] does: there is room, but it is kept for others.
+    pub(crate) fn refuse(&mut self, kind: KindId, part: u64) {
+        self.refused.insert(kind);
+        self.no_room(kind, part);
+    }
+
+    /// Opens every kind that was closed for the sake of others.
+    pub(crate) fn open_refused(&mut self) {
+        for kind in std::mem::take(&mut self.refused) {
+            let opened = vec![(kind, self.kinds.open(kind))];
+            self.opened(opened);
+        }
+    }
+
+    /// Whether any kind is closed.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.kinds.has_closed()
+    }
+
+    /// Whether a kind is closed.
+    pub(crate) fn is_closed(&self, kind: KindId) -> bool {
+        !self.kinds.is_open(kind)
+    }
+
+    /// Whether what waits at `place` is to be tried.
+    pub(crate) fn is_open(&self, place: &Place) -> bool {
+        self.kinds.is_open(place.kind) && !self.is_over_quota(place)
     }
 
     /// Whether what waits at `place` was tried and found no room, and nothing changed since.
