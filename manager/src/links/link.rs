@@ -155,6 +155,7 @@ impl Link {
                 let version = &self.registered.agent_version;
                 self.inbox.inventory(convert::inventory(inventory, version)?);
             }
+            Some(Message::Images(images)) => self.inbox.images(images),
             Some(Message::Register(_)) => {
                 return Err(CallError::field("message", "", "an agent registers once per stream"));
             }

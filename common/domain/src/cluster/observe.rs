@@ -100,6 +100,7 @@ impl Cluster {
 
     /// One step of the lifecycle; a word that makes no sense now is no news.
     fn step(&mut self, session: &Arc<Session>, event: Event, now: UnixMillis) {
+        self.learn_of_start(session, &event, now);
         if let Event::Gone { code, message, .. } = &event
             && let Some(back) = self.goes_on(session, code, message)
         {

@@ -23,6 +23,7 @@ mod filter;
 mod fit;
 mod fragmentation;
 mod hint;
+mod images;
 mod kind;
 mod layout;
 mod measure;
@@ -46,6 +47,7 @@ mod view;
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
 pub use hint::Hint;
+pub use images::{Held as HeldImages, MOST_IMAGES};
 pub(crate) use layout::feasible_elsewhere;
 pub use layout::{NeverFits, feasible_when_empty};
 pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
@@ -80,12 +82,17 @@ pub struct Request {
     pub avoid: BTreeSet<NodeName>,
     /// Nodes to use only where no other has room, such as those where the session failed before.
     pub shun: BTreeSet<NodeName>,
+    /// Full name of the image it runs: of nodes in equal state one that holds it is taken.
+    pub image: Option<String>,
 }
 
 impl Request {
     /// Whether it says anything about single nodes.
     fn names_nodes(&self) -> bool {
-        self.node.is_some() || !self.avoid.is_empty() || !self.shun.is_empty()
+        self.node.is_some()
+            || self.image.is_some()
+            || !self.avoid.is_empty()
+            || !self.shun.is_empty()
     }
 
     /// The same without what it says about single nodes.
@@ -94,6 +101,7 @@ impl Request {
             node: None,
             avoid: BTreeSet::new(),
             shun: BTreeSet::new(),
+            image: None,
             gpu: self.gpu.clone(),
             labels: self.labels.clone(),
             ..*self

@@ -192,12 +192,16 @@ fn best(
         judge(policy, request, entry, fit, model).map(|judged| judged.score)
     });
     let extra = |shape: usize| model.extra(request, fit, shape);
+    let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
     let (_, node) = if request.labels.is_empty() && request.avoid.is_empty() {
         ranking.best(extra)?
     } else {
-        let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
         ranking.best_allowed(view.states(), extra, allowed)?
     };
+    // Only now: what is equal in all else may be chosen by what it holds.
+    let image = request.image.as_deref();
+    let holder = image.and_then(|image| view.holder_beside(node, image, allowed));
+    let node = holder.unwrap_or(node);
     reserve_on(policy, request, &view.entries()[node as usize], fit, model)
 }
 
