@@ -130,7 +130,8 @@ session ends, another is created, the queue is looked at, what changed is taken 
 
 Examples:
   fgpu simulate speed --nodes 5000 --devices 8
-  fgpu simulate speed --nodes 5000 --devices 8 --fill 99 --waiting 10000";
+  fgpu simulate speed --nodes 5000 --devices 8 --fill 99 --waiting 10000
+  fgpu simulate speed --nodes 5000 --devices 8 --waiting 10000 --kinds 2000 --near";
 
 pub(crate) const UP_HELP: &str = "\
 Examples:

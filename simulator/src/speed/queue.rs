@@ -126,7 +126,6 @@ impl Bench {
                 spec.node = NodeName::new(format!("n{number}")).ok();
             }
             self.apply(input)?;
-            self.gauge.used += pod.gpu_demand();
         }
         self.settle();
         Ok(())

@@ -8,10 +8,9 @@ use crate::replay::{NodeLine, PodLine};
 pub(super) const RARE_MODEL: &str = "rare";
 pub(super) const RARE_GPUS: u32 = 8;
 
-/// What is held on every node for ever, so that none is ever quite empty.
-const KEPT_CPU_MILLI: u64 = 4_000;
-const KEPT_MEMORY_MIB: u64 = 16 * 1024;
-const KEPT_GPU_MILLI: u64 = 100;
+/// What is held on every node for ever, so that none ever has all its CPU or memory free.
+const KEPT_CPU_MILLI: u64 = 1_000;
+const KEPT_MEMORY_MIB: u64 = 4 * 1024;
 
 /// The node with the rare model.
 pub(super) fn rare_node() -> NodeLine {
@@ -35,8 +34,8 @@ pub(super) fn kept() -> PodLine {
         name: String::new(),
         cpu_milli: KEPT_CPU_MILLI,
         memory_mib: KEPT_MEMORY_MIB,
-        num_gpu: 1,
-        gpu_milli: KEPT_GPU_MILLI,
+        num_gpu: 0,
+        gpu_milli: 0,
         gpu_spec: Vec::new(),
     }
 }
@@ -60,18 +59,18 @@ fn rare(num_gpu: u32, cpu_milli: u64) -> PodLine {
     PodLine { name: String::new(), cpu_milli, memory_mib: 1024, num_gpu, gpu_milli: 1000, gpu_spec }
 }
 
-/// All GPUs of a node, or a part of them with all its CPU, or with all its memory, but for a little
-/// that makes it another kind.
+/// GPUs with all the CPU or all the memory a node has, but for a little that makes it another kind:
+/// never as little as is held there for ever.
 fn near(kind: u32, nodes: &[NodeLine]) -> PodLine {
     let most = |of: fn(&NodeLine) -> u64| nodes.iter().map(of).max().unwrap_or(0);
-    let gpus = nodes.iter().map(|node| node.num_gpu).max().unwrap_or(1);
-    let step = kind / 3;
-    let some = 1 + step % gpus.saturating_sub(1).max(1);
-    let little = u64::from(step / gpus);
-    let (num_gpu, cpu_milli, memory_mib) = match kind % 3 {
-        0 => (gpus, 1000 + u64::from(step), 1024),
-        1 => (some, most(|node| node.cpu_milli).saturating_sub(little), 1024),
-        _ => (some, 1000, most(|node| node.memory_mib).saturating_sub(little)),
+    let gpus = nodes.iter().map(|node| node.num_gpu).max().unwrap_or(1).max(1);
+    let step = kind / 2;
+    let num_gpu = 1 + step % gpus;
+    let little = u64::from(step / gpus) % KEPT_CPU_MILLI;
+    let (cpu_milli, memory_mib) = if kind.is_multiple_of(2) {
+        (most(|node| node.cpu_milli).saturating_sub(little), 1024)
+    } else {
+        (1000, most(|node| node.memory_mib).saturating_sub(little))
     };
     let (name, gpu_spec) = (String::new(), Vec::new());
     PodLine { name, cpu_milli, memory_mib, num_gpu, gpu_milli: 1000, gpu_spec }

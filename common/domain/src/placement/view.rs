@@ -256,6 +256,17 @@ impl View {
         &self.shapes
     }
 
+    /// The shapes of nodes that have this much CPU and memory when empty, in order: without a look
+    /// at every node.
+    pub(super) fn shapes_with(&self, cpu: CpuMilli, memory: MemoryBytes) -> Vec<usize> {
+        let hardware = self.hardware.keys();
+        let large = hardware.filter(|(_, has, holds)| *has >= cpu.0 && *holds >= memory.0);
+        let mut shapes: Vec<usize> = large.map(|(shape, ..)| *shape).collect();
+        shapes.sort_unstable();
+        shapes.dedup();
+        shapes
+    }
+
     pub(super) fn position(&self, name: &NodeName) -> Result<usize, ViewError> {
         let found = self.index.get(name).copied();
         found.ok_or_else(|| ViewError::UnknownNode { node: name.clone() })
