@@ -43,7 +43,7 @@ mod waiting_check;
 
 pub(crate) use accounts::counted;
 pub use explain::Explanation;
-pub use index::{Changes, Record, RecordKey};
+pub use index::{Changes, Record, RecordKey, wanted};
 pub use input::{Applied, Input};
 pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
