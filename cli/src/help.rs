@@ -85,6 +85,16 @@ Examples:
   fgpu device list
   fgpu device list --node a1 -o json";
 
+pub(crate) const DEFRAG_HELP: &str = "\
+Sessions created with `--movable` are stopped and started anew where they leave no whole device in
+use. The new place is kept free for each meanwhile; one that cannot start there goes back to where
+it was. A plan that does not hold any more is refused with what has changed. For administrators.
+
+Examples:
+  fgpu defrag --plan
+  fgpu defrag --node a1 --max-moves 10
+  fgpu defrag --yes -o json";
+
 pub(crate) const SIMULATE_HELP: &str = "\
 Of a replay without time the report says how much of the cluster was given out. Of one with time
 (version 2) it says who waited how long, what was used and how evenly; docs/replay-format.md

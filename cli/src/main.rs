@@ -11,6 +11,7 @@ mod classes;
 mod connect;
 mod context;
 mod daemon;
+mod defrag;
 mod demo;
 mod devices;
 mod doctor;
@@ -109,6 +110,9 @@ pub(crate) enum Command {
     /// Look at devices, their slices and the sessions that hold them
     #[command(subcommand, after_help = help::DEVICE_HELP)]
     Device(devices::DeviceCommand),
+    /// Free whole devices by moving sessions that allow it
+    #[command(after_help = help::DEFRAG_HELP)]
+    Defrag(defrag::DefragArgs),
     /// Manage projects: whose use is counted together
     #[command(subcommand, after_help = help::PROJECT_HELP)]
     Project(projects::ProjectCommand),
@@ -181,6 +185,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Explain(args) => client(explain::run(args)).map(done),
         Command::Node(command) => client(nodes::run(command)).map(done),
         Command::Device(command) => client(devices::run(command)).map(done),
+        Command::Defrag(args) => client(defrag::run(args)).map(done),
         Command::Project(command) => client(projects::run(command)).map(done),
         Command::Quota(command) => client(quotas::run(command)).map(done),
         Command::Class(command) => client(classes::run(command)).map(done),

@@ -3,6 +3,7 @@
 
 mod admin;
 mod agents;
+mod defrag;
 mod devices;
 pub(crate) mod errors;
 mod explain;

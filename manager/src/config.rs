@@ -176,6 +176,7 @@ impl ManagerConfig {
             start_timeout_ms: millis(self.timings.start_timeout),
             ended_retention_ms: millis(self.timings.ended_retention),
             ended_limit: self.ended_limit,
+            ..Settings::default()
         }
     }
 }

@@ -3,10 +3,14 @@
 //!
 //! An enumeration is its lower-case word (`running`, `hard`), absent where the manager left it open.
 
+mod defrag;
 mod node;
 mod project;
 mod session;
 
+pub(crate) use defrag::{
+    DefragDoneView, DefragPlanView, DefragStepView, FragmentationView, MoveEndedView, MoveView,
+};
 pub(crate) use node::{ClusterView, DeviceView, NodeView, TokenView, UnitRuleView};
 pub(crate) use project::{ClassView, ProjectView, QuotaRow, UsageView};
 pub(crate) use session::{

@@ -10,6 +10,7 @@ async fn help_is_what_it_was() {
         ("run --help", "run-help.txt"),
         ("project set --help", "project-set-help.txt"),
         ("quota set --help", "quota-set-help.txt"),
+        ("defrag --help", "defrag-help.txt"),
         ("class set --help", "class-set-help.txt"),
     ] {
         let ran = tool.run(line).await;

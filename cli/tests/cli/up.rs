@@ -202,6 +202,60 @@ async fn one_waits_says_why_and_starts_when_there_is_room() {
     up.stop().await;
 }
 
+/// The devices without any slice.
+async fn free_devices(tool: &Tool) -> usize {
+    let map = json(&tool.run("device list -o json").await);
+    let slices = |device: &Value| device["slices"].as_array().unwrap().len();
+    map.as_array().unwrap().iter().filter(|device| slices(device) == 0).count()
+}
+
+#[tokio::test]
+async fn a_scattered_cluster_is_put_in_order_after_it_was_shown_how() {
+    let tool = Tool::new();
+    let up = Up::start(&tool, "").await;
+    let hold = "--cpu 0.1 --memory 64MiB -d -q -- sleep 1000";
+    for (name, more) in [("one", "3 --movable"), ("filler", "7"), ("other", "3 --movable")] {
+        let ran = tool.run(&format!("run --name {name} --fgpu {more} {hold}")).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    let running = async |name: &str| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let got = json(&tool.run(&format!("get {name} -o json")).await);
+            if got["phase"] == "running" {
+                break got;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{got}");
+        }
+    };
+    running("one").await;
+    running("other").await;
+    assert_eq!(tool.run("stop filler --grace 1s").await.code, 0);
+    assert_eq!(free_devices(&tool).await, 0);
+
+    let shown = tool.run("defrag --plan").await;
+    assert!(shown.out.contains("free devices 0 -> 1"), "{}{}", shown.out, shown.err);
+    let plan = json(&tool.run("defrag --plan -o json").await);
+    let id = plan["steps"][0]["moves"][0]["session_id"].as_str().unwrap().to_owned();
+    let unasked = tool.run("defrag").await;
+    assert!(unasked.code == 1 && unasked.err.contains("--yes"), "{}", unasked.err);
+    assert_eq!(free_devices(&tool).await, 0, "nothing has moved");
+
+    let done = tool.run("defrag --yes -o json").await;
+    let moved = json(&done);
+    assert_eq!((&moved["moved"], &moved["stopped"]), (&1.into(), &Value::Null), "{moved}");
+    assert!(done.err.contains(&format!("session {id} runs on node t1")), "{}", done.err);
+    assert_eq!(free_devices(&tool).await, 1);
+    for name in ["one", "other"] {
+        let got = running(name).await;
+        let moves = usize::from(got["id"] == id.as_str());
+        assert_eq!(got["attempts"].as_array().unwrap().len(), moves, "{got}");
+    }
+    let again = tool.run("defrag").await;
+    assert!(again.code == 0 && again.err.contains("nothing can be freed"), "{}", again.err);
+    up.stop().await;
+}
+
 #[tokio::test]
 async fn sessions_outlive_the_cluster_process_and_are_found_again() {
     let tool = Tool::new();

@@ -138,7 +138,7 @@ pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
         {
             broken.push(Broken::NameTwice { name: name.clone() });
         }
-        for (_, grant) in session.held() {
+        for (_, grant) in session.takes() {
             let sum = sums.entry(&grant.node).or_default();
             sum.cpu = sum.cpu.saturating_add(session.spec.resources.cpu);
             sum.memory = sum.memory.saturating_add(session.spec.resources.memory);

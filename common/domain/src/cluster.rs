@@ -11,14 +11,17 @@
 mod accounts;
 mod arrays;
 mod create;
+mod defrag;
 mod explain;
 mod gang;
 mod index;
 mod input;
 mod judge;
+mod moves;
 mod nodes;
 mod observe;
 mod projects;
+mod promises;
 mod quotas;
 mod refusal;
 mod rivals;
@@ -29,9 +32,17 @@ mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_explain;
+#[cfg(test)]
+mod tests_faults;
+#[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
+mod tests_moves;
+#[cfg(test)]
 mod tests_projects;
+#[cfg(test)]
+mod tests_promises;
 #[cfg(test)]
 mod tests_queue;
 #[cfg(test)]
@@ -40,8 +51,10 @@ mod tests_quotas;
 mod tests_random;
 mod waiting;
 mod waiting_check;
+mod waits_for;
 
 pub(crate) use accounts::counted;
+pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
 pub use index::{Changes, Record, RecordKey, wanted};
 pub use input::{Applied, Input};
@@ -49,6 +62,7 @@ pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
 pub use rivals::{Blocked, Tenant};
 pub use schedule::Desired;
+pub use waits_for::WaitsFor;
 
 use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};
@@ -89,6 +103,14 @@ pub struct Settings {
     pub ended_retention_ms: u64,
     /// How many ended sessions are remembered at most; the oldest go first.
     pub ended_limit: usize,
+    /// For how many of the first in the queue that find no room one is kept; 0: for none.
+    pub reservations: usize,
+    /// How long such a session waits before nodes are closed for it on which others have no known
+    /// end, milliseconds.
+    pub reservation_patience_ms: u64,
+    /// Least time between two plans for them, milliseconds; longer on a large cluster. 0: they are
+    /// made at once, whatever that costs.
+    pub plan_pause_ms: u64,
 }
 
 /// Everything a store keeps of a cluster.
@@ -136,6 +158,9 @@ impl Default for Settings {
             start_timeout_ms: 30 * 60 * 1000,
             ended_retention_ms: 7 * 24 * 60 * 60 * 1000,
             ended_limit: 10_000,
+            reservations: 4,
+            reservation_patience_ms: 10 * 60 * 1000,
+            plan_pause_ms: 1000,
         }
     }
 }
@@ -181,7 +206,7 @@ impl Cluster {
                 return Err(RestoreError::Twice { what: format!("session {}", session.id) });
             }
             if let Some((_, grant)) =
-                session.held().find(|(_, grant)| !cluster.nodes.contains_key(&grant.node))
+                session.takes().find(|(_, grant)| !cluster.nodes.contains_key(&grant.node))
             {
                 let (session, node) = (session.id.clone(), grant.node.clone());
                 return Err(RestoreError::UnknownNode { session, node });
@@ -191,7 +216,8 @@ impl Cluster {
         }
         cluster.rebuild_history();
         cluster.learn_mix();
-        cluster.journal = index::Journal::default();
+        cluster.index.promises = promises::Promises::unknown();
+        cluster.journal = index::Journal::of(&cluster.index);
         cluster.mend_gangs();
         let broken = crate::check::check(&cluster).err().unwrap_or_default();
         let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
@@ -230,6 +256,7 @@ impl Cluster {
             Input::PutClass { class } => self.set_class(*class),
             Input::RemoveClass { name } => self.remove_class(&name),
             Input::Stop { id, reason, grace_ms } => self.stop(&id, reason, grace_ms, now),
+            Input::Move { id, generation, to } => self.move_session(&id, generation, *to, now),
             Input::Remove { id } => self.remove(&id),
             Input::Register { name, agent_id, inventory, reports } => {
                 self.register(name, agent_id, *inventory, reports, now)

@@ -4,12 +4,14 @@
 //! only in one phase lives in that variant. A grant is held from `Scheduled` on and given back only
 //! when the agent reports that nothing of the session runs any more.
 
+mod fault;
 mod group;
 mod phase;
 mod report;
 mod spec;
 mod transition;
 
+pub use fault::{MOST_ATTEMPTS, MOST_AVOIDED, MOST_STARTS, is_of_node};
 pub use group::{ArrayRange, Group, GroupKind, MAX_MEMBERS, Members};
 pub use phase::{Attempt, Ended, Outcome, Phase, Progress, PublishedPort, StopReason};
 pub use report::{Report, ReportState};
@@ -59,10 +61,24 @@ pub struct Session {
     /// Earlier placements that have ended, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
+    /// While it is moved on purpose: where to, or where from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Box<Moving>>,
     /// Placements given up while their node was silent: their slices stay taken until that node
     /// reports them gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stranded: Vec<Stranded>,
+}
+
+/// The other place of a session that is moved on purpose. It is recorded, so that another manager
+/// carries the move to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moving {
+    /// While it stops at its old place: the new one, which is kept free for it.
+    To(Grant),
+    /// Until it runs at its new place: the old one, where it goes back to if it cannot start.
+    From(Grant),
 }
 
 /// A placement that was given up without word from its node.
@@ -83,6 +99,47 @@ impl Session {
         let current = self.phase.grant().map(|grant| (self.generation, grant));
         let stranded = self.stranded.iter().map(|old| (old.generation, &old.grant));
         current.into_iter().chain(stranded)
+    }
+
+    /// Everything that nobody else may have: what is [held](Self::held), and the place it is being
+    /// moved to.
+    pub fn takes(&self) -> impl Iterator<Item = (u64, &Grant)> {
+        let kept = self.destination().map(|grant| (self.generation + 1, grant));
+        self.held().chain(kept)
+    }
+
+    /// The place that is kept free for it while it stops at its old one.
+    #[must_use]
+    pub fn destination(&self) -> Option<&Grant> {
+        match (self.moving.as_deref(), &self.phase) {
+            (Some(Moving::To(grant)), Phase::Stopping { reason: StopReason::Moved, .. }) => {
+                Some(grant)
+            }
+            _ => None,
+        }
+    }
+
+    /// Where it goes back to if it does not start at its new place.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Grant> {
+        let starts = match &self.phase {
+            Phase::Scheduled { .. } | Phase::Starting { .. } => true,
+            Phase::Stopping { reason: StopReason::Moved, started, .. }
+            | Phase::Lost { stopping: None, started, .. } => started.is_none(),
+            Phase::Stopping { .. } | Phase::Lost { .. } => false,
+            Phase::Pending { .. } | Phase::Running { .. } | Phase::Ended(_) => false,
+        };
+        match self.moving.as_deref() {
+            Some(Moving::From(grant)) if starts => Some(grant),
+            _ => None,
+        }
+    }
+
+    /// Forgets a move that is over, whatever ended it.
+    pub(crate) fn settle_move(&mut self) {
+        if self.destination().is_none() && self.origin().is_none() {
+            self.moving = None;
+        }
     }
 
     /// Whether nothing will change any more, save that it is forgotten one day.

@@ -83,6 +83,10 @@ codes! {
     ProtocolMismatch = "PROTOCOL_MISMATCH" => FailedPrecondition,
     /// The session is not in a phase that allows this.
     WrongPhase = "WRONG_PHASE" => FailedPrecondition,
+    /// What a plan of moves rests on has changed.
+    PlanStale = "PLAN_STALE" => FailedPrecondition,
+    /// No plan of moves with this id, or not any more.
+    PlanNotFound = "PLAN_NOT_FOUND" => NotFound,
     /// No token, or not a valid one.
     Unauthenticated = "UNAUTHENTICATED" => Unauthenticated,
     /// The token does not allow this.

@@ -1,6 +1,6 @@
 //! The cluster, and who may use it.
 
-use super::{Caller, errors};
+use super::{Caller, defrag, errors};
 use crate::tokens::{Role, TokenRecord};
 use fgpu_domain::ids::UserName;
 use fgpu_service::secret::{Token, TokenId};
@@ -9,10 +9,32 @@ use fgpu_wire::v1;
 use fgpu_wire::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
-pub(super) struct Admin;
+/// Plans of moves are kept here until they are run.
+#[derive(Default)]
+pub(super) struct Admin {
+    plans: defrag::Plans,
+}
 
 #[tonic::async_trait]
 impl AdminService for Admin {
+    type RunDefragStream = defrag::Progress;
+
+    async fn plan_defrag(
+        &self,
+        request: Request<v1::PlanDefragRequest>,
+    ) -> Result<Response<v1::DefragPlan>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(defrag::plan(&caller, &self.plans, &request.into_inner()).await?))
+    }
+
+    async fn run_defrag(
+        &self,
+        request: Request<v1::RunDefragRequest>,
+    ) -> Result<Response<Self::RunDefragStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(defrag::run(caller, &self.plans, &request.into_inner()).await?))
+    }
+
     async fn get_cluster(
         &self,
         request: Request<v1::GetClusterRequest>,

@@ -49,6 +49,8 @@ pub(super) fn rule(path: &str) -> Option<Rule> {
         | "/fgpu.v1.AdminService/CreateToken"
         | "/fgpu.v1.AdminService/ListTokens"
         | "/fgpu.v1.AdminService/RevokeToken"
+        | "/fgpu.v1.AdminService/PlanDefrag"
+        | "/fgpu.v1.AdminService/RunDefrag"
         | "/fgpu.v1.ProjectService/CreateProject"
         | "/fgpu.v1.ProjectService/UpdateProject"
         | "/fgpu.v1.ProjectService/RemoveProject"
@@ -112,6 +114,9 @@ mod tests {
         let member = |path: &str| rule(path).unwrap().roles.contains(&Role::Member);
         assert!(!member("/fgpu.v1.AdminService/CreateToken"));
         assert!(!member("/fgpu.v1.NodeService/DrainNode"));
+        for method in ["PlanDefrag", "RunDefrag"] {
+            assert!(!member(&format!("/fgpu.v1.AdminService/{method}")), "{method}");
+        }
         assert!(member("/fgpu.v1.DeviceService/ListDevices"));
         for method in ["GetProject", "ListProjects", "GetUsage", "ListClasses"] {
             assert!(member(&format!("/fgpu.v1.ProjectService/{method}")), "{method}");

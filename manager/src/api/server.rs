@@ -93,7 +93,7 @@ impl Server {
                 DeviceServiceServer::new(devices::Devices)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
-            .add_service(AdminServiceServer::new(admin::Admin))
+            .add_service(AdminServiceServer::new(admin::Admin::default()))
             .add_service(
                 ProjectServiceServer::new(projects::Projects::default())
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),

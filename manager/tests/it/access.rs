@@ -77,7 +77,7 @@ async fn no_role_can_call_what_is_not_its_own() {
     for path in calls() {
         let agents = path.contains("AgentService");
         let unknown = path.contains("NoSuchCall");
-        let nodes = ["Cordon", "Uncordon", "Drain", "SetNode", "RemoveNode", "Token"];
+        let nodes = ["Cordon", "Uncordon", "Drain", "SetNode", "RemoveNode", "Token", "Defrag"];
         let projects = ["CreateProject", "UpdateProject", "RemoveProject", "SetQuota"];
         let classes = ["PutClass", "RemoveClass"];
         let mut parts = nodes.iter().chain(&projects).chain(&classes);

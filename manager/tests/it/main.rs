@@ -5,6 +5,7 @@
 mod access;
 mod agent;
 mod channels;
+mod defrag;
 mod etcd;
 mod harness;
 mod leaders;

@@ -5,7 +5,8 @@
 
 use super::Cluster;
 use super::accounts::{Account, Accounts};
-use super::runtimes::Runtimes;
+use super::promises::Promises;
+use super::runtimes::{Runtimes, runs_the_same};
 use super::seen::Held;
 use super::waiting::Waiting;
 use crate::class::PriorityClass;
@@ -67,6 +68,7 @@ pub struct Changes {
     /// Sessions as they were before; those that are new are not here.
     before: BTreeMap<SessionId, Arc<Session>>,
     undo: Vec<Undo>,
+    promises: Promises,
 }
 
 impl Changes {
@@ -101,12 +103,22 @@ pub(super) enum Undo {
 pub(super) struct Journal {
     undo: Vec<Undo>,
     desired: BTreeSet<NodeName>,
+    /// What was promised at the last take.
+    promises: Promises,
+}
+
+impl Journal {
+    /// A journal that begins now.
+    pub(super) fn of(index: &Index) -> Self {
+        Self { promises: index.promises.clone(), ..Self::default() }
+    }
 }
 
 /// Everything found by something else than its id.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub waiting: Waiting,
+    pub promises: Promises,
     pub by_name: HashMap<(UserName, SessionName), SessionId>,
     pub by_request: HashMap<(UserName, RequestId), SessionId>,
     pub on_node: HashMap<NodeName, Held>,
@@ -144,7 +156,8 @@ impl Index {
 
 impl Cluster {
     /// Writes a session record and keeps everything derived in step.
-    pub(super) fn put_session(&mut self, session: Session) -> Arc<Session> {
+    pub(super) fn put_session(&mut self, mut session: Session) -> Arc<Session> {
+        session.settle_move();
         let session = Arc::new(session);
         let id = session.id.clone();
         let known = self.sessions.get(&id).cloned();
@@ -253,7 +266,8 @@ impl Cluster {
 
     /// Everything since the last take: to be written to the store as one.
     pub fn take_changes(&mut self) -> Changes {
-        let Journal { undo, desired } = std::mem::take(&mut self.journal);
+        let journal = Journal::of(&self.index);
+        let Journal { undo, desired, promises } = std::mem::replace(&mut self.journal, journal);
         let mut keys = BTreeSet::new();
         let (mut before, mut nodes) = (BTreeMap::new(), BTreeSet::new());
         // Backwards: the first step of a session knows how it was before all of them.
@@ -277,7 +291,7 @@ impl Cluster {
                 Undo::Account(..) => {}
             }
         }
-        let mut changes = Changes { desired, nodes, before, undo, ..Changes::default() };
+        let mut changes = Changes { desired, nodes, before, undo, promises, ..Changes::default() };
         for key in keys {
             match self.record(&key) {
                 Some(record) => changes.puts.push(record),
@@ -315,7 +329,9 @@ impl Cluster {
                 }
             }
         }
-        self.journal = Journal::default();
+        self.index.promises = changes.promises;
+        self.index.waiting.queue.open_refused();
+        self.journal = Journal::of(&self.index);
         self.index.unsettled = true;
     }
 
@@ -372,7 +388,14 @@ impl Cluster {
         };
         let now = self.nodes.get(name).map(|node| &**node);
         self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
-        self.index.waiting.hardware_changed();
+        // What waits knows by name the nodes that cannot run it.
+        let other =
+            old.as_deref().is_some_and(|old| now.is_none_or(|now| !runs_the_same(old, now)));
+        if other {
+            self.index.waiting.hardware_changed();
+        }
+        self.index.waiting.node_changed(name);
+        self.index.promises.changed();
         if gone {
             self.view.remove(name);
         } else {
@@ -389,6 +412,7 @@ impl Cluster {
         };
         self.refresh_view(name);
         self.index.waiting.node_changed(name);
+        self.index.promises.changed();
         self.index.unsettled = true;
         old
     }

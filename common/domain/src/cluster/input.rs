@@ -5,6 +5,7 @@ use crate::ids::{ClassName, DeviceUuid, NodeName, ProjectName, RequestId, Sessio
 use crate::node::{Cordon, Inventory, Liveness, Node};
 use crate::project::Project;
 use crate::session::{Members, Report, Session, SessionSpec, StopReason};
+use crate::slice::Grant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,6 +35,15 @@ pub enum Input {
         reason: StopReason,
         /// Instead of the session's own grace, milliseconds.
         grace_ms: Option<u64>,
+    },
+    /// Stop a movable session and start it anew in another place, which is kept free for it.
+    Move {
+        /// Which.
+        id: SessionId,
+        /// The placement that is meant: it must still be the current one.
+        generation: u64,
+        /// The new place.
+        to: Box<Grant>,
     },
     /// Forget a session that has ended.
     Remove {

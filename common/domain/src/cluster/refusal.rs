@@ -18,6 +18,17 @@ pub enum Refusal {
     /// No registered node could hold it, even when empty.
     #[error(transparent)]
     NeverFits(NeverFits),
+    /// A gang that all registered nodes together could not hold, even when empty.
+    #[error(
+        "all nodes together hold no more than {most} of the {size} members of the gang, even when \
+         empty"
+    )]
+    GangNeverFits {
+        /// Members asked for.
+        size: u32,
+        /// The most that would have room.
+        most: u32,
+    },
     /// The name belongs to a live session of the same owner.
     #[error("name `{name}` is in use by session {session}")]
     NameInUse {
@@ -161,6 +172,14 @@ pub enum Refusal {
         /// How it ended.
         outcome: Outcome,
     },
+    /// What a move was planned for is not so any more.
+    #[error("session {session} cannot be moved as planned: {why}")]
+    PlanStale {
+        /// The session.
+        session: SessionId,
+        /// What has changed.
+        why: String,
+    },
     /// The session is in the wrong phase.
     #[error("session {session} is {phase}: {rule}")]
     WrongPhase {
@@ -180,6 +199,7 @@ impl Refusal {
         match self {
             Self::Spec(SpecError::Slice(SliceError::MoreThanAnyNode { .. }))
             | Self::NeverFits(_)
+            | Self::GangNeverFits { .. }
             | Self::MountNotAllowed { .. } => "UNSATISFIABLE",
             Self::Spec(_) | Self::NoImage | Self::NoCommand => "INVALID_ARGUMENT",
             Self::NameInUse { .. } => "NAME_IN_USE",
@@ -199,6 +219,7 @@ impl Refusal {
             Self::QuotaExceeded(_) => "QUOTA_EXCEEDED",
             Self::DependencyNotFound { .. } => "DEPENDENCY_NOT_FOUND",
             Self::DependencyFailed { .. } => "DEPENDENCY_FAILED",
+            Self::PlanStale { .. } => "PLAN_STALE",
             Self::WrongPhase { .. } => "WRONG_PHASE",
         }
     }
@@ -217,6 +238,7 @@ impl Refusal {
                 NeverFits::Slice(SliceError::NoSuchModel { .. }) => Some("--gpu-model"),
                 NeverFits::Slice(_) => Some("--fgpu"),
             },
+            Self::GangNeverFits { .. } => Some("--size"),
             Self::NameInUse { .. } => Some("--name"),
             Self::RequestIdReused { .. } => Some("--request-id"),
             Self::MountNotAllowed { .. } => Some("--volume"),
@@ -235,6 +257,7 @@ impl Refusal {
             | Self::NodeNameTaken { .. }
             | Self::DeviceNotFound { .. }
             | Self::DeviceTaken { .. }
+            | Self::PlanStale { .. }
             | Self::WrongPhase { .. } => None,
         }
     }
@@ -247,6 +270,9 @@ impl Refusal {
             Self::NeverFits(_) => {
                 "ask for less, or see `fgpu device list` for what there is".to_owned()
             }
+            Self::GangNeverFits { most, .. } => format!(
+                "`--size {most}` or less for each member; `fgpu device list` shows what there is"
+            ),
             Self::NameInUse { session, .. } => {
                 format!("choose another `--name`, or `fgpu stop {session}` first")
             }
@@ -289,6 +315,7 @@ impl Refusal {
             Self::DependencyFailed { session, .. } => {
                 format!("`--after {session}:any` follows it however it ended")
             }
+            Self::PlanStale { .. } => "make a new plan with `fgpu defrag --plan`".to_owned(),
             Self::WrongPhase { session, .. } => format!("see `fgpu get {session}`"),
         }
     }

@@ -9,6 +9,7 @@ use super::{Cluster, Refusal};
 use crate::class::PriorityClass;
 use crate::ids::{NodeName, SessionId};
 use crate::placement::{Allocation, Request};
+use crate::queue::Candidate;
 use crate::session::{Phase, Resources, Session, SessionSpec, StopReason};
 use crate::time::UnixMillis;
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct Blocked {
     pub members: u32,
     /// Since when it waits.
     pub waiting_since: UnixMillis,
+    /// Its priority in the queue.
+    pub priority: i32,
     /// The priority of its class; its own plays no part in taking places.
     pub class_priority: i32,
     /// Whether its class may take places.
@@ -67,17 +70,33 @@ impl Cluster {
     /// are not among them.
     #[must_use]
     pub fn blocked(&self, limit: usize) -> Vec<Blocked> {
+        self.blocked_or(limit, |_| false)
+    }
+
+    /// As [`Cluster::blocked`], with those for which `also` holds.
+    pub(super) fn blocked_or(
+        &self,
+        limit: usize,
+        also: impl Fn(&SessionId) -> bool,
+    ) -> Vec<Blocked> {
         let mut blocked = Vec::new();
         self.walk(&self.index.waiting.queue, |next| {
             let queue = &self.index.waiting.queue;
-            if queue.found_no_room(&next.place)
+            if (queue.found_no_room(&next.place) || also(&next.unit))
                 && let Some(session) = self.sessions.get(&next.unit)
+                && !self.is_over_quota(next, session)
             {
                 blocked.push(self.blocked_unit(session));
             }
             blocked.len() < limit
         });
         blocked
+    }
+
+    fn is_over_quota(&self, next: &Candidate, session: &Session) -> bool {
+        let gang = session.group.as_ref().filter(|group| group.is_gang());
+        let least = self.least(&session.spec).times(gang.map_or(1, |group| u64::from(group.size)));
+        self.quota_hit(&next.place.project, &next.place.user, &least, true).is_some()
     }
 
     fn blocked_unit(&self, session: &Session) -> Blocked {
@@ -92,6 +111,7 @@ impl Cluster {
             request: self.request(&session.spec),
             members: gang.map_or(1, |group| group.size),
             waiting_since: session.spec.start_at.map_or(waiting_since, |at| at.max(waiting_since)),
+            priority: class.priority.saturating_add(session.spec.priority),
             class_priority: class.priority,
             may_preempt: class.may_preempt,
             time_limit_ms: session.spec.time_limit_ms,
@@ -119,7 +139,8 @@ impl Cluster {
     fn tenant(&self, session: &Session, now: UnixMillis) -> Tenant {
         let class = self.class_of(&session.spec);
         let placed_at = session.placed_at.unwrap_or(session.created_at);
-        let limit = session.spec.time_limit_ms;
+        let grace_ms = session.stop_grace_ms.unwrap_or(session.spec.stop_grace_ms);
+        let limit = session.spec.time_limit_ms.map(|limit| limit.saturating_add(grace_ms));
         let (started_at, ends_at, stays) = match &session.phase {
             Phase::Running { since, .. } => (*since, limit.map(|ms| since.plus(ms)), true),
             Phase::Scheduled { since, .. } | Phase::Starting { since, .. } => {
@@ -127,7 +148,6 @@ impl Cluster {
                 (placed_at, limit.map(|ms| started.plus(ms)), true)
             }
             Phase::Stopping { since, started, .. } => {
-                let grace_ms = session.stop_grace_ms.unwrap_or(session.spec.stop_grace_ms);
                 (started.unwrap_or(placed_at), Some(since.plus(grace_ms)), false)
             }
             Phase::Lost { started, .. } => (started.unwrap_or(placed_at), None, false),

@@ -1,9 +1,11 @@
 //! Placing what waits, and what time alone brings about.
 
 use super::accounts::held_by;
+use super::promises::{MOST_PROBED, MOST_ROUNDS};
 use super::standings::Standings;
 use super::{Cluster, index};
 use crate::ids::{NodeName, SessionId};
+use crate::placement::Request;
 use crate::project::Held;
 use crate::queue::{Candidate, Pass};
 use crate::reconcile::Want;
@@ -33,6 +35,8 @@ enum Tried {
     /// It fits here, one grant for each of its members.
     Fits(Vec<Arc<Session>>, Vec<Grant>),
     NoRoom,
+    /// There is room, but it is kept for others.
+    Kept,
     OverQuota,
 }
 
@@ -44,26 +48,87 @@ impl Cluster {
     pub fn schedule(&mut self, now: UnixMillis) -> usize {
         self.now = self.now.max(now);
         self.settle(self.now);
-        if !std::mem::take(&mut self.index.unsettled) {
-            return 0;
+        self.know_heads();
+        let mut placed = 0;
+        for _ in 0..MOST_ROUNDS {
+            let planned = self.plan_when_due();
+            let unsettled = std::mem::take(&mut self.index.unsettled);
+            if !planned && !unsettled {
+                break;
+            }
+            self.open_what_changed();
+            placed += self.place_what_fits(now);
         }
-        self.open_what_changed();
+        placed
+    }
+
+    /// One walk over everything that may start.
+    fn place_what_fits(&mut self, now: UnixMillis) -> usize {
         let mut placed = 0;
         for priority in self.index.waiting.queue.open_priorities() {
+            // First those that were promised a place.
+            for head in self.open_heads(priority) {
+                placed += self.start(&head, now);
+            }
             let mut pass = Pass::open(&self.index.waiting.queue, priority, &self.standings());
             while let Some(next) = pass.next(&self.index.waiting.queue, &self.standings()) {
-                match self.try_unit(&next) {
-                    Tried::Fits(members, grants) => {
-                        placed += members.len();
-                        self.bind(&members, grants, now);
-                        pass.took(&next, &self.standings());
-                    }
-                    Tried::NoRoom => self.no_room(&next),
-                    Tried::OverQuota => self.index.waiting.queue.met_quota(&next.place),
+                let started = self.start(&next, now);
+                if started > 0 {
+                    placed += started;
+                    pass.took(&next, &self.standings());
                 }
             }
         }
         placed
+    }
+
+    /// Places a unit if it fits; tells how many sessions that are.
+    fn start(&mut self, next: &Candidate, now: UnixMillis) -> usize {
+        match self.try_unit(next) {
+            Tried::Fits(members, grants) => {
+                self.bind(next, &members, grants, now);
+                members.len()
+            }
+            otherwise => {
+                self.close(next, &otherwise);
+                0
+            }
+        }
+    }
+
+    /// As [`Cluster::place_what_fits`] without placing anything: to know who finds no room.
+    pub(super) fn probe(&mut self) {
+        let mut left = MOST_PROBED;
+        for priority in self.index.waiting.queue.open_priorities() {
+            let mut pass = Pass::open(&self.index.waiting.queue, priority, &self.standings());
+            while let Some(next) = pass.next(&self.index.waiting.queue, &self.standings()) {
+                if left == 0 {
+                    return;
+                }
+                left -= 1;
+                match self.try_unit(&next) {
+                    Tried::Fits(..) => pass.took(&next, &self.standings()),
+                    otherwise => self.close(&next, &otherwise),
+                }
+            }
+        }
+    }
+
+    /// Has a unit that cannot start not tried again until that may be otherwise.
+    fn close(&mut self, next: &Candidate, tried: &Tried) {
+        let kind = next.place.kind;
+        let request = self.request_of(&next.unit);
+        let queue = &mut self.index.waiting.queue;
+        match tried {
+            Tried::Fits(..) => return,
+            Tried::OverQuota => {
+                queue.met_quota(&next.place);
+                return self.index.promises.met_quota(&next.unit);
+            }
+            Tried::NoRoom => queue.no_room(kind, request, &self.view),
+            Tried::Kept => queue.refuse(kind, request, &self.view),
+        }
+        self.index.promises.found_no_room();
     }
 
     fn standings(&self) -> Standings<'_> {
@@ -79,9 +144,11 @@ impl Cluster {
         if self.quota_hit(project, user, &least, true).is_some() {
             return Tried::OverQuota;
         }
-        let request = self.request(&first.spec);
+        let Some(request) = self.unit_request(&members) else { return Tried::NoRoom };
         self.index.waiting.searches += 1;
         let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
+        let beside = self.beside_heads(&next.unit, &next.place, &first, &request, grants);
+        let Some(grants) = beside else { return Tried::Kept };
         // Only the grants tell how much fGPU whole devices are.
         let taken = grants.iter().map(|grant| Held { sessions: 1, ..held_by(&first, grant) });
         let taken = taken.fold(Held::default(), Held::plus);
@@ -91,14 +158,21 @@ impl Cluster {
         }
     }
 
-    fn no_room(&mut self, next: &Candidate) {
-        let session = self.sessions.get(&next.unit);
-        let gpu = session.and_then(|session| session.spec.resources.gpu.as_ref());
-        let part = self.least_part(gpu);
-        self.index.waiting.queue.no_room(next.place.kind, part);
+    fn request_of(&self, unit: &SessionId) -> Request {
+        let session = self.sessions.get(unit);
+        session.map(|session| self.request(&session.spec)).unwrap_or_default()
     }
 
-    fn bind(&mut self, members: &[Arc<Session>], grants: Vec<Grant>, now: UnixMillis) {
+    fn bind(
+        &mut self,
+        next: &Candidate,
+        members: &[Arc<Session>],
+        grants: Vec<Grant>,
+        now: UnixMillis,
+    ) {
+        if let Some(first) = members.first() {
+            self.started_beside_heads(&next.unit, &next.place, first, &grants);
+        }
         for (session, grant) in members.iter().zip(grants) {
             if let Ok(phase) = session.phase.after(Event::Placed(grant), now) {
                 let generation = session.generation + 1;
@@ -122,6 +196,10 @@ impl Cluster {
             let reason = match self.sessions.get(&id).map(|session| &session.phase) {
                 Some(Phase::Running { .. }) => StopReason::TimeLimit,
                 Some(Phase::Pending { .. }) => StopReason::PendingTimeout,
+                // It goes back to where it ran before.
+                Some(_) if self.sessions.get(&id).is_some_and(|it| it.origin().is_some()) => {
+                    StopReason::Moved
+                }
                 _ => StopReason::StartTimeout,
             };
             if self.stop(&id, reason, None, now).is_err() {
@@ -155,7 +233,8 @@ impl Cluster {
         let retention = self.index.ended.first().map(|(at, _)| at.plus(keep_ms));
         let history = self.index.accounts.checkpoint;
         let start = self.index.waiting.next_time();
-        phases.into_iter().chain(retention).chain(history).chain(start).min()
+        let plan = self.next_plan();
+        phases.into_iter().chain(retention).chain(history).chain(start).chain(plan).min()
     }
 
     /// Everything one node shall have.

@@ -14,7 +14,7 @@ use crate::slice::{Demand, Grant};
 use crate::units::{CpuMilli, MemoryBytes};
 use std::collections::BTreeMap;
 
-/// What sessions hold on one node, in sum.
+/// What sessions hold on one node, in sum, with what is kept free for those that are moved there.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// How many grants of each session: more than one only after its node was lost.
@@ -94,15 +94,15 @@ impl Cluster {
     /// Keeps sums and view in step with what `old` held and `new` holds.
     pub(super) fn move_held(&mut self, old: Option<&Session>, new: Option<&Session>) {
         let held = |session: Option<&Session>, grant: (u64, &Grant)| {
-            session.is_some_and(|session| session.held().any(|other| other == grant))
+            session.is_some_and(|session| session.takes().any(|other| other == grant))
         };
         if let Some(session) = old {
-            for grant in session.held().filter(|grant| !held(new, *grant)) {
+            for grant in session.takes().filter(|grant| !held(new, *grant)) {
                 self.give_back(session, grant.1);
             }
         }
         if let Some(session) = new {
-            for grant in session.held().filter(|grant| !held(old, *grant)) {
+            for grant in session.takes().filter(|grant| !held(old, *grant)) {
                 self.hold(session, grant.1);
             }
         }
@@ -153,7 +153,7 @@ impl Cluster {
     pub(crate) fn expected_view(&self, node: &Node) -> NodeView {
         let mut sums = Sums::default();
         for session in self.sessions_on(&node.name) {
-            for (_, grant) in session.held().filter(|(_, grant)| grant.node == node.name) {
+            for (_, grant) in session.takes().filter(|(_, grant)| grant.node == node.name) {
                 sums.add(session, grant);
             }
         }
@@ -215,7 +215,7 @@ impl Cluster {
 }
 
 /// What `grant` takes from its node.
-fn allocation(session: &Session, grant: &Grant) -> Allocation {
+pub(super) fn allocation(session: &Session, grant: &Grant) -> Allocation {
     let resources = &session.spec.resources;
     Allocation { cpu: resources.cpu, memory: resources.memory, slices: grant.slices.clone() }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::check::check;
 use crate::class::{OnPreempt, PriorityClass};
 use crate::node::Cordon;
+use crate::placement::Request;
 use crate::project::{Held, Project, Quota};
 use crate::session::{
     Condition, Dependency, Members, OnDisconnect, OnLost, Report, ReportState, StopReason,
@@ -23,6 +24,7 @@ enum Step {
     Create(Box<New>),
     Stop(usize),
     Preempt(usize),
+    Move { session: usize, node: usize },
     Remove(usize),
     Report { session: usize, state: u8 },
     Liveness { node: usize, state: u8 },
@@ -82,6 +84,8 @@ fn steps() -> impl Strategy<Value = Vec<(Step, u64)>> {
         8 => new().prop_map(|new| Step::Create(Box::new(new))),
         2 => any::<usize>().prop_map(Step::Stop),
         1 => any::<usize>().prop_map(Step::Preempt),
+        3 => (any::<usize>(), 0_usize..3)
+            .prop_map(|(session, node)| Step::Move { session, node }),
         1 => any::<usize>().prop_map(Step::Remove),
         12 => (any::<usize>(), 0_u8..4)
             .prop_map(|(session, state)| Step::Report { session, state }),
@@ -114,6 +118,7 @@ fn input_of(cluster: &Cluster, step: &Step, number: usize, now: UnixMillis) -> O
             cluster.session(&id)?.phase.grant()?;
             Input::Stop { id, reason: StopReason::Preempted, grace_ms: None }
         }
+        Step::Move { session, node } => move_input(cluster, *session, *node)?,
         Step::Remove(n) => Input::Remove { id: nth(cluster, *n)? },
         Step::Report { session, state } => report_input(cluster, *session, *state, now)?,
         Step::Liveness { node, state } => {
@@ -144,11 +149,22 @@ fn input_of(cluster: &Cluster, step: &Step, number: usize, now: UnixMillis) -> O
     })
 }
 
+/// A move to another node with room, of a session that may be moved.
+fn move_input(cluster: &Cluster, n: usize, node: usize) -> Option<Input> {
+    let id = nth(cluster, n)?;
+    let session = cluster.session(&id)?;
+    let node = Some(node_name(NODES[node]));
+    let request = Request { node, ..cluster.request(&session.spec) };
+    let found = Placer::new(Policy::BestFit, 0).find(&request, cluster.view())?;
+    Some(Input::Move { id, generation: session.generation, to: Box::new(found.grant) })
+}
+
 fn create_input(cluster: &Cluster, new: &New, number: usize, now: UnixMillis) -> Input {
     let mut spec = in_project(PROJECTS[new.project], spec(new.fgpu));
     spec.class = Some(CLASSES[new.class].parse().unwrap());
     spec.start_at = new.start_in.map(|ms| now.plus(ms));
     spec.pending_timeout_ms = new.patience;
+    spec.movable = true;
     let after = new.after.and_then(|(n, ok)| Some((nth(cluster, n)?, ok)));
     spec.after.extend(after.map(|(session, ok)| Dependency {
         session,
@@ -185,8 +201,16 @@ fn report_input(cluster: &Cluster, n: usize, state: u8, now: UnixMillis) -> Opti
     Some(Input::Reports { node, reports: vec![report], full: false })
 }
 
+/// Plans are made whenever anything changes.
+fn at_once() -> Settings {
+    Settings { plan_pause_ms: 0, ..settings() }
+}
+
 fn start() -> Cluster {
-    let mut cluster = cluster(&[("n0", 2), ("n1", 2), ("n2", 2)]);
+    let mut cluster = Cluster::new(at_once());
+    for node in NODES {
+        register(&mut cluster, node, 2, Vec::new());
+    }
     put_project(&mut cluster, project("a"));
     put_project(&mut cluster, project("b"));
     cluster
@@ -242,7 +266,7 @@ fn well(cluster: &Cluster, what: &dyn std::fmt::Debug) -> Result<(), TestCaseErr
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn quotas_hold_gangs_are_whole_and_nothing_that_fits_is_overlooked(history in steps()) {
@@ -319,7 +343,7 @@ proptest! {
             take(&mut cluster, step, number, now);
             cluster.schedule(now);
         }
-        let restored = Cluster::restore(settings(), cluster.records());
+        let restored = Cluster::restore(at_once(), cluster.records());
         let mut restored = restored.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(restored.records(), cluster.records());
         prop_assert_eq!(held(&restored), held(&cluster));

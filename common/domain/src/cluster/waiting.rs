@@ -11,7 +11,6 @@ use super::judge::{Hold, Verdict};
 use crate::ids::{NodeName, ProjectName, SessionId};
 use crate::queue::{Kind, Place, Queue};
 use crate::session::{Event, GroupKind, Phase, Session, StopReason};
-use crate::slice::{GpuAmount, GpuRequest, Part};
 use crate::time::UnixMillis;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
@@ -90,6 +89,14 @@ impl Waiting {
     /// When a unit held until a time is to be looked at next.
     pub(super) fn next_time(&self) -> Option<UnixMillis> {
         self.timed.first().map(|(at, ..)| *at)
+    }
+
+    /// Where a unit waits that nothing but room or a quota keeps.
+    pub(super) fn place_of(&self, unit: &SessionId) -> Option<&Place> {
+        match &self.units.get(unit)?.standing {
+            Standing::Ready(place) => Some(place),
+            Standing::Unjudged | Standing::Held(_) => None,
+        }
     }
 
     pub(super) fn node_changed(&mut self, name: &NodeName) {
@@ -204,11 +211,12 @@ impl Cluster {
         let placed = |session: &Session| session.phase.grant().is_some();
         let (was, is) = (old.is_some_and(placed), new.is_some_and(placed));
         self.index.waiting.array_changed(session, was, is);
-        let given_back = old.into_iter().flat_map(Session::held).filter(|(generation, _)| {
-            new.is_none_or(|new| new.held().all(|(kept, _)| kept != *generation))
+        let given_back = old.into_iter().flat_map(Session::takes).filter(|(generation, _)| {
+            new.is_none_or(|new| new.takes().all(|(kept, _)| kept != *generation))
         });
         for (_, grant) in given_back {
             self.index.waiting.node_changed(&grant.node);
+            self.index.promises.changed();
             self.index.unsettled = true;
         }
         let holds = |session: &Session| session.held().next().is_some();
@@ -219,6 +227,7 @@ impl Cluster {
 
     pub(super) fn quota_changed(&mut self, project: &ProjectName) {
         self.index.unsettled |= self.index.waiting.queue.quota_changed(project);
+        self.index.promises.quota_changed();
     }
 
     fn follow_waiting(&mut self, session: &Session, waited: bool, waiting: bool) {
@@ -304,15 +313,12 @@ impl Cluster {
         members: u32,
     ) {
         let key = Kind::of(&first.spec, members);
-        let kind = match self.index.waiting.queue.known_kind(&key) {
-            Some(kind) => kind,
-            None => {
-                let request = self.request(&first.spec);
-                self.index.waiting.queue.kind(key, request)
-            }
-        };
         let waiting = &mut self.index.waiting;
+        let kind = waiting.queue.kind(key);
         let (project, user) = (first.spec.project(), first.owner.clone());
+        if waiting.queue.is_closed(kind) {
+            self.index.promises.found_no_room();
+        }
         let place = Place { priority, project, user, kind, sequence };
         waiting.queue.enter(unit.clone(), &place);
         waiting.stand(&unit, Standing::Ready(place));
@@ -334,16 +340,15 @@ impl Cluster {
 
     /// Opens what may have room or quota now; tells whether anything may start.
     pub(super) fn open_what_changed(&mut self) {
-        if std::mem::take(&mut self.index.waiting.hardware_changed) {
+        let outdated = self.index.waiting.queue.is_outdated(&self.view);
+        if std::mem::take(&mut self.index.waiting.hardware_changed) || outdated {
             self.index.waiting.queue.hardware_changed();
             self.index.waiting.queue.quotas_changed();
             self.index.waiting.changed_nodes.clear();
             return;
         }
         for name in std::mem::take(&mut self.index.waiting.changed_nodes) {
-            if let Some(node) = self.view.get(&name) {
-                self.index.waiting.queue.node_changed(node);
-            }
+            self.index.waiting.queue.node_changed(&self.view, &name);
         }
     }
 
@@ -359,28 +364,5 @@ impl Cluster {
             self.index.waiting.again(unit);
         }
         self.index.unsettled |= !units.is_empty();
-    }
-
-    /// The least memory the largest part of a request needs on one device, bytes.
-    pub(super) fn least_part(&self, gpu: Option<&GpuRequest>) -> u64 {
-        let Some(gpu) = gpu else { return 0 };
-        let units = &self.settings.units;
-        let devices = self.index.accounts.capacity.devices.keys();
-        let allowed = devices.filter(|(model, _)| gpu.allows_model(model));
-        let parts = allowed.map(|(model, memory)| {
-            let device = units.units_of(model, *memory);
-            match gpu.amount {
-                GpuAmount::Whole(_) => memory.0,
-                GpuAmount::Fgpu(amount)
-                    if gpu.devices.is_none()
-                        && gpu.split.is_none()
-                        && amount <= device.capacity =>
-                {
-                    device.demand(Part::Fgpu(amount)).memory.0
-                }
-                GpuAmount::Fgpu(_) | GpuAmount::Direct { .. } => 0,
-            }
-        });
-        parts.min().unwrap_or(0)
     }
 }

@@ -83,8 +83,16 @@ pub(super) fn at_most_in(
 
 /// Whether a node may be looked at for the request whatever is free there.
 pub(super) fn in_question(request: &Request, node: &NodeView) -> bool {
-    node.state == NodeState::Ready
-        && request.node.as_ref().is_none_or(|name| *name == node.name)
+    node.state == NodeState::Ready && is_open_to(request, node)
+}
+
+/// As [`in_question`] once a node that has not spoken since this manager started has spoken.
+pub(super) fn in_question_later(request: &Request, node: &NodeView) -> bool {
+    matches!(node.state, NodeState::Ready | NodeState::NeverSeen) && is_open_to(request, node)
+}
+
+fn is_open_to(request: &Request, node: &NodeView) -> bool {
+    request.node.as_ref().is_none_or(|name| *name == node.name)
         && !request.avoid.contains(&node.name)
         && request.labels.iter().all(|(key, value)| node.labels.get(key) == Some(value))
 }

@@ -5,7 +5,8 @@
 
 use crate::ids::NodeName;
 use crate::placement::{
-    Allocation, NeverFits, NodeView, Placer, Policy, Request, View, ViewError, feasible_when_empty,
+    Allocation, NeverFits, NodeState, NodeView, Placer, Policy, Request, View, ViewError,
+    feasible_when_empty,
 };
 use crate::slice::{GpuAmount, GpuRequest, Grant};
 use crate::units::Fgpu;
@@ -74,7 +75,7 @@ impl Trial {
     /// [`ViewError`] when the node contradicts itself, which none that comes from a view does.
     pub(super) fn new(node: &NodeView, quantum: Fgpu) -> Result<Self, ViewError> {
         let mut view = View::new(quantum);
-        view.insert(node.clone())?;
+        view.insert(NodeView { state: in_service(node.state), ..node.clone() })?;
         Ok(Self { view, name: node.name.clone() })
     }
 
@@ -135,6 +136,11 @@ impl Trial {
         let placement = settled.tries.iter().find_map(|request| placer.find(request, &self.view));
         placement.map(|placement| placement.grant)
     }
+}
+
+/// A node that has not spoken since this manager started is expected to.
+fn in_service(state: NodeState) -> NodeState {
+    if state == NodeState::NeverSeen { NodeState::Ready } else { state }
 }
 
 /// A count as a size; counts here are of sessions and devices, far below any limit.

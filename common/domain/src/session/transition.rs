@@ -154,7 +154,14 @@ fn after_stopping(
     now: UnixMillis,
 ) -> Option<Phase> {
     match event {
-        // The first reason stands; a late word of the start changes nothing.
+        // What was to go on elsewhere ends after all.
+        Event::Stop(last) if outranks(last, reason) => Some(match current.clone() {
+            Phase::Stopping { grant, since, started, .. } => {
+                Phase::Stopping { grant, since, reason: last, started }
+            }
+            other => other,
+        }),
+        // Else the first reason stands; a late word of the start changes nothing.
         Event::Stop(_) | Event::Preparing(_) => Some(current.clone()),
         Event::Started { at, .. } => Some(match current.clone() {
             Phase::Stopping { grant, since, reason, .. } => {
@@ -198,7 +205,7 @@ fn after_lost(
             Phase::Lost { grant, since, started, .. } => Some(Phase::Lost {
                 grant,
                 since,
-                stopping: Some(stopping.unwrap_or(reason)),
+                stopping: stopping.filter(|first| !outranks(reason, *first)).or(Some(reason)),
                 started,
             }),
             _ => None,
@@ -210,6 +217,11 @@ fn after_lost(
         Event::Abandoned { message } => Some(abandoned(grant, started, message, now)),
         Event::Placed(_) => None,
     }
+}
+
+/// Whether a stop for `last` must not be followed by going on elsewhere, as one for `first` is.
+fn outranks(last: StopReason, first: StopReason) -> bool {
+    first.may_requeue() && !last.may_requeue()
 }
 
 /// A terminal phase never changes; word of the end may come again.

@@ -7,7 +7,7 @@
 
 mod node;
 
-use super::capacity::in_question;
+use super::capacity::in_question_later;
 use super::gang::{Class, GangRequest};
 use super::trial::Trial;
 use crate::ids::NodeName;
@@ -147,7 +147,7 @@ impl<'a> Clearing<'a> {
     fn reach(&self, class: &Class, node: usize) -> Option<Reach> {
         let view = self.nodes[node];
         let request = &class.settled.tries()[0];
-        if !in_question(request, view) || self.gang.avoid.contains(&view.name) {
+        if !in_question_later(request, view) || self.gang.avoid.contains(&view.name) {
             return None;
         }
         self.bench(node)?.reach(&class.settled)

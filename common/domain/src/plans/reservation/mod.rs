@@ -30,6 +30,7 @@ use crate::placement::{Allocation, View};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use time::Timeline;
 
 /// A session at the head of its queue that cannot start now.
@@ -41,6 +42,19 @@ pub struct Head {
     pub gang: GangRequest,
     /// Since when it waits at the head.
     pub waiting_since: UnixMillis,
+    /// Its priority: what is more urgent than the head need not leave it room.
+    pub priority: i32,
+}
+
+/// Who wants to start beside the heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// The session; a head itself respects only the heads before it.
+    pub session: &'a SessionId,
+    /// Its priority.
+    pub priority: i32,
+    /// When it will have ended at the latest; `None`: nobody knows.
+    pub ends_at: Option<UnixMillis>,
 }
 
 /// What a head is promised.
@@ -50,7 +64,8 @@ pub struct Reservation {
     pub head: SessionId,
     /// When it will fit at the latest; `None`: sessions without a known end are in the way.
     pub at: Option<UnixMillis>,
-    /// Where it will lie, one grant per member; empty where it would not fit even then.
+    /// Where it will lie, one grant per member; empty where it would not fit even then, and where
+    /// it has no time while it is patient.
     pub grants: Vec<Grant>,
     /// Whether others must leave room for it: it has a time, or its patience is over.
     pub binding: bool,
@@ -79,6 +94,16 @@ pub enum Delay {
     },
 }
 
+impl Delay {
+    /// The node on which a head would be delayed.
+    #[must_use]
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Self::Promised { node, .. } | Self::Closed { node, .. } => node,
+        }
+    }
+}
+
 /// The reservations of some heads, and what may start beside them.
 #[derive(Debug, Clone, Default)]
 pub struct Backfill {
@@ -89,7 +114,8 @@ pub struct Backfill {
 #[derive(Debug, Clone)]
 struct Held {
     reservation: Reservation,
-    shadows: Vec<Shadow>,
+    priority: i32,
+    shadows: Vec<Arc<Shadow>>,
 }
 
 /// A node as it will be when the head starts, without any head.
@@ -134,61 +160,97 @@ impl Backfill {
         self.held.iter().map(|held| &held.reservation)
     }
 
-    /// Whether a candidate that takes `allocations` now and ends by `ends_at` (`None`: nobody
-    /// knows) delays no head.
+    /// Whether anything is kept for any head.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Forgets the heads for which `such` does not hold; tells whether there were any.
+    pub fn retain(&mut self, such: impl Fn(&SessionId) -> bool) -> bool {
+        let before = self.held.len();
+        self.held.retain(|held| such(&held.reservation.head));
+        self.held.len() < before
+    }
+
+    /// The nodes on which a candidate has to leave room for heads.
+    pub fn kept_from(&self, candidate: &Candidate<'_>) -> impl Iterator<Item = &NodeName> {
+        let heads = self.before(candidate).filter(|(_, held)| held.binding());
+        heads.flat_map(|(_, held)| held.shadows.iter().map(|shadow| &shadow.node))
+    }
+
+    /// Whether a candidate that takes `allocations` now delays no head it has to respect.
     ///
     /// # Errors
     /// [`Delay`] with the head that would be delayed and where.
     pub fn allows(
         &self,
+        candidate: &Candidate<'_>,
         allocations: &[(NodeName, Allocation)],
-        ends_at: Option<UnixMillis>,
     ) -> Result<(), Delay> {
         let nodes: BTreeSet<&NodeName> = allocations.iter().map(|(node, _)| node).collect();
         for node in nodes {
-            self.beside(node, allocations, ends_at)?;
+            self.beside(candidate, node, allocations)?;
         }
         Ok(())
     }
 
     /// Takes note of a candidate that has started, so that others do not count on the same room.
-    /// One that [`Backfill::allows`] refuses is not noted.
-    pub fn took(&mut self, allocations: &[(NodeName, Allocation)], ends_at: Option<UnixMillis>) {
+    /// `false` where a head behind it, or one it need not respect, loses what it was promised.
+    pub fn took(
+        &mut self,
+        candidate: &Candidate<'_>,
+        allocations: &[(NodeName, Allocation)],
+    ) -> bool {
         let nodes: BTreeSet<&NodeName> = allocations.iter().map(|(node, _)| node).collect();
-        let left: Vec<Left> = nodes
-            .into_iter()
-            .filter_map(|node| self.beside(node, allocations, ends_at).ok())
-            .flatten()
-            .collect();
+        // Whom it delays is of no matter here: it has started.
+        let nobody = Candidate { priority: i32::MIN, ..*candidate };
+        let mut kept = true;
+        let mut left = Vec::new();
+        for node in nodes {
+            match self.beside(&nobody, node, allocations) {
+                Ok(here) => left.extend(here),
+                Err(_) => kept = false,
+            }
+        }
         for Left { held, shadow, trial, grants } in left {
             let held = &mut self.held[held];
-            held.shadows[shadow].trial = trial;
+            Arc::make_mut(&mut held.shadows[shadow]).trial = trial;
             for (member, grant) in grants {
                 if let Some(place) = held.reservation.grants.get_mut(member) {
                     *place = grant;
                 }
             }
         }
+        kept
+    }
+
+    /// The heads a candidate has to respect, with their positions: those of its priority or more,
+    /// and for a head those before it.
+    fn before(&self, candidate: &Candidate<'_>) -> impl Iterator<Item = (usize, &Held)> {
+        let (session, priority) = (candidate.session, candidate.priority);
+        let before = self.held.iter().take_while(move |held| held.reservation.head != *session);
+        before.enumerate().filter(move |(_, held)| held.priority >= priority)
     }
 
     /// Every head on a node seated again beside a candidate that is still there when it starts.
     /// Heads stay where those before them let them, as they start in that order.
     fn beside(
         &self,
+        candidate: &Candidate<'_>,
         node: &NodeName,
         allocations: &[(NodeName, Allocation)],
-        ends_at: Option<UnixMillis>,
     ) -> Result<Vec<Left>, Delay> {
         let mut before: Vec<Allocation> = Vec::new();
         let mut left = Vec::new();
-        for (at, held) in self.held.iter().enumerate().filter(|(_, held)| held.binding()) {
+        for (at, held) in self.before(candidate).filter(|(_, held)| held.binding()) {
             let shadows = held.shadows.iter().enumerate();
             for (shadow, here) in shadows.filter(|(_, shadow)| shadow.node == *node) {
                 let mut trial = here.trial.clone();
                 let candidates = allocations.iter().filter(|(name, _)| name == node);
                 // What is free now but not in the shadow was given back early: nobody can say
                 // whether it is free then.
-                let fits = !held.outlasted_by(ends_at)
+                let fits = !held.outlasted_by(candidate.ends_at)
                     || candidates.map(|(_, allocation)| allocation).all(|taken| trial.take(taken));
                 let promised = &held.reservation.grants;
                 let seated = if fits { here.seat(&trial, &before, promised) } else { None };
@@ -266,8 +328,8 @@ fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool
     let timed = timeline.earliest(&head.gang, classes);
     let (at, grants, gone, binding) = match timed {
         Some((at, grants)) => (Some(at), grants, BTreeSet::new(), true),
-        None => match timeline.least_to_wait_for(&head.gang, classes) {
-            Some((grants, gone)) => (None, grants, gone, waited),
+        None => match waited.then(|| timeline.least_to_wait_for(&head.gang, classes)).flatten() {
+            Some((grants, gone)) => (None, grants, gone, true),
             None => (None, Vec::new(), BTreeSet::new(), false),
         },
     };
@@ -282,9 +344,9 @@ fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool
             Some(at) => timeline.node_free_at(node, at),
             None => timeline.node_without(node, &gone),
         };
-        Some(Shadow { node: node.clone(), trial: trial?, members })
+        Some(Arc::new(Shadow { node: node.clone(), trial: trial?, members }))
     };
     let shadows = members.into_iter().filter_map(shadow).collect();
     let reservation = Reservation { head: head.session.clone(), at, grants, binding };
-    Held { reservation, shadows }
+    Held { reservation, priority: head.priority, shadows }
 }

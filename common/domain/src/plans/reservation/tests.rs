@@ -41,6 +41,7 @@ fn head(at: usize, members: usize, request: &Request) -> Head {
         session: session_id(at),
         gang: GangRequest { members: vec![request.clone(); members], ..GangRequest::default() },
         waiting_since: NOW,
+        priority: 0,
     }
 }
 
@@ -57,6 +58,18 @@ fn busy() -> (View, Vec<RunningSession>) {
 
 fn plan(heads: &[Head], view: &View, running: &[RunningSession]) -> Backfill {
     Backfill::plan(heads, view, running, NOW, PATIENCE)
+}
+
+fn until(ends_at: Option<u64>, session: &SessionId) -> Candidate<'_> {
+    Candidate { session, priority: 0, ends_at: ends_at.map(UnixMillis) }
+}
+
+fn allows(
+    backfill: &Backfill,
+    allocations: &[(NodeName, Allocation)],
+    ends_at: Option<u64>,
+) -> Result<(), Delay> {
+    backfill.allows(&until(ends_at, &session_id(77)), allocations)
 }
 
 fn promised(backfill: &Backfill) -> Vec<(Option<u64>, Vec<&str>)> {
@@ -99,12 +112,12 @@ fn a_candidate_on_a_reserved_node_must_end_in_time_or_leave_room() {
     let backfill = plan(&[head(9, 1, &whole(3))], &view, &running);
     let one = |request: &Request| vec![would_take(&view, "a", request)];
 
-    assert_eq!(backfill.allows(&one(&whole(1)), Some(UnixMillis(2_000))), Ok(()));
+    assert_eq!(allows(&backfill, &one(&whole(1)), Some(2_000)), Ok(()));
     let late = Delay::Promised { head: session_id(9), node: name_of("a"), at: UnixMillis(2_000) };
-    assert_eq!(backfill.allows(&one(&whole(1)), Some(UnixMillis(2_001))), Err(late.clone()));
-    assert_eq!(backfill.allows(&one(&fgpu(100)), None), Err(late));
+    assert_eq!(allows(&backfill, &one(&whole(1)), Some(2_001)), Err(late.clone()));
+    assert_eq!(allows(&backfill, &one(&fgpu(100)), None), Err(late));
     let cpu = Request { gpu: None, ..whole(1) };
-    assert_eq!(backfill.allows(&one(&cpu), None), Ok(()));
+    assert_eq!(allows(&backfill, &one(&cpu), None), Ok(()));
 }
 
 #[test]
@@ -116,7 +129,7 @@ fn nodes_that_no_head_waits_for_are_open() {
     let backfill = plan(&[head(9, 1, &whole(4))], &view, &running);
 
     assert_eq!(promised(&backfill), [(Some(3_000), vec!["a"])]);
-    assert_eq!(backfill.allows(&[would_take(&view, "b", &whole(3))], None), Ok(()));
+    assert_eq!(allows(&backfill, &[would_take(&view, "b", &whole(3))], None), Ok(()));
 }
 
 #[test]
@@ -128,10 +141,10 @@ fn candidates_do_not_count_on_the_same_room_twice() {
     let mut backfill = plan(&[head(9, 1, &whole(3))], &view, &running);
 
     let first = give(&mut view, "a", &whole(1));
-    assert_eq!(backfill.allows(std::slice::from_ref(&first), None), Ok(()));
-    backfill.took(&[first], None);
+    assert_eq!(allows(&backfill, std::slice::from_ref(&first), None), Ok(()));
+    assert!(backfill.took(&until(None, &session_id(77)), &[first]));
     let second = would_take(&view, "a", &whole(1));
-    assert!(backfill.allows(&[second], None).is_err());
+    assert!(allows(&backfill, &[second], None).is_err());
 }
 
 #[test]
@@ -165,14 +178,14 @@ fn without_known_ends_a_node_is_closed_only_once_patience_is_over() {
     let other = [would_take(&view, "a", &whole(1))];
 
     let patient = Backfill::plan(&heads, &view, &running, NOW, PATIENCE);
-    assert_eq!(promised(&patient), [(None, vec!["b"])]);
-    assert_eq!(patient.allows(&one, None), Ok(()));
+    assert_eq!(promised(&patient), [(None, vec![])]);
+    assert_eq!(allows(&patient, &one, None), Ok(()));
     let closed = Backfill::plan(&heads, &view, &running, late, PATIENCE);
     assert_eq!(
-        closed.allows(&one, Some(UnixMillis(late.0 + 1))),
+        allows(&closed, &one, Some(late.0 + 1)),
         Err(Delay::Closed { head: session_id(9), node: name_of("b") })
     );
-    assert_eq!(closed.allows(&other, None), Ok(()));
+    assert_eq!(allows(&closed, &other, None), Ok(()));
 }
 
 #[test]
@@ -182,8 +195,8 @@ fn a_closed_node_still_takes_what_leaves_room_for_the_head() {
         Backfill::plan(&[head(9, 1, &whole(3))], &view, &running, UnixMillis(9_000), PATIENCE);
 
     assert_eq!(promised(&closed), [(None, vec!["b"])]);
-    assert_eq!(closed.allows(&[would_take(&view, "b", &whole(1))], None), Ok(()));
-    assert!(closed.allows(&[would_take(&view, "b", &whole(2))], None).is_err());
+    assert_eq!(allows(&closed, &[would_take(&view, "b", &whole(1))], None), Ok(()));
+    assert!(allows(&closed, &[would_take(&view, "b", &whole(2))], None).is_err());
 }
 
 #[test]

@@ -8,14 +8,14 @@ use proptest::prelude::*;
 const NOW: UnixMillis = UnixMillis(1_000);
 
 #[derive(Debug, Clone)]
-struct Candidate {
+struct Offered {
     request: Request,
     ends_at: Option<u64>,
 }
 
-fn candidate() -> impl Strategy<Value = Candidate> {
+fn candidate() -> impl Strategy<Value = Offered> {
     let end = proptest::option::weighted(0.7, 1_001_u64..2_500);
-    (request(), end).prop_map(|(request, ends_at)| Candidate { request, ends_at })
+    (request(), end).prop_map(|(request, ends_at)| Offered { request, ends_at })
 }
 
 fn head() -> impl Strategy<Value = Head> {
@@ -24,6 +24,7 @@ fn head() -> impl Strategy<Value = Head> {
         session: session_id(900),
         gang: GangRequest { members: vec![request; members], ..GangRequest::default() },
         waiting_since: UnixMillis(since),
+        priority: 0,
     })
 }
 
@@ -35,7 +36,7 @@ fn fits_now(view: &View, head: &Head) -> bool {
 fn backfilled(
     view: &mut View,
     backfill: &mut Backfill,
-    candidates: &[Candidate],
+    candidates: &[Offered],
 ) -> Vec<RunningSession> {
     let mut placer = Placer::new(Policy::BestFit, 0);
     let mut started = Vec::new();
@@ -44,13 +45,15 @@ fn backfilled(
         let allocation = Allocation::of(&candidate.request, &placement.grant);
         let held = vec![(placement.grant.node.clone(), allocation)];
         let ends_at = candidate.ends_at.map(UnixMillis);
-        if backfill.allows(&held, ends_at).is_err() {
+        let id = session_id(500 + at);
+        let asking = Candidate { session: &id, priority: 0, ends_at };
+        if backfill.allows(&asking, &held).is_err() {
             continue;
         }
-        backfill.took(&held, ends_at);
+        assert!(backfill.took(&asking, &held));
         take(view, &candidate.request, &placement.grant);
         started.push(RunningSession {
-            id: session_id(500 + at),
+            id,
             held,
             priority: 0,
             started_at: NOW,

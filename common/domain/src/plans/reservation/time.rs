@@ -3,7 +3,7 @@
 use super::Reservation;
 use crate::ids::NodeName;
 use crate::placement::{Allocation, NodeView, View};
-use crate::plans::capacity::{Room, Taken, at_most_in, in_question};
+use crate::plans::capacity::{Room, Taken, at_most_in, in_question_later};
 use crate::plans::clear::{Cleared, Clearing, Occupant};
 use crate::plans::gang::{Class, GangRequest, place_on};
 use crate::plans::running::{RunningSession, share};
@@ -104,35 +104,75 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// The node that has room the earliest, of equals the first. With a time known, a node is
-    /// looked at closely only if it has room before that.
+    /// The node that has room the earliest, of equals the first. Bounds say for every node before
+    /// when it has none; from the earliest on they are looked at closely until none can be better.
     fn earliest_of_one(
         &self,
         gang: &GangRequest,
         class: &Class,
     ) -> Option<(UnixMillis, Vec<Grant>)> {
-        let request = &class.settled.tries()[0];
-        let mut best: Option<(UnixMillis, Grant)> = None;
-        for node in self.view.iter() {
-            if !in_question(request, node) || gang.avoid.contains(&node.name) {
-                continue;
+        let open = self.view.iter().filter(|node| !gang.avoid.contains(&node.name));
+        let bounded = open
+            .enumerate()
+            .filter_map(|(turn, node)| Some((self.not_before(class, node)?, turn, &node.name)));
+        let mut bounded: Vec<(UnixMillis, usize, &NodeName)> = bounded.collect();
+        bounded.sort_unstable();
+        let mut best: Option<(UnixMillis, usize, Grant)> = None;
+        for (bound, turn, name) in bounded {
+            let may_win = |best: &(UnixMillis, usize, Grant)| (bound, turn) < (best.0, best.1);
+            if best.as_ref().is_some_and(|best| !may_win(best)) {
+                break;
             }
-            let find = |at| self.node_at(&node.name, at)?.find(&class.settled);
-            let times: Vec<UnixMillis> = self
-                .times_of(&node.name)
-                .into_iter()
-                .filter(|at| best.as_ref().is_none_or(|(best, _)| at < best))
-                .collect();
-            let Some(last) = times.last() else { continue };
-            if self.bound(class, node, *last, 1) == 0 || find(*last).is_none() {
-                continue;
+            let Some((at, grant)) = self.earliest_on(class, name, bound) else { continue };
+            if best.as_ref().is_none_or(|best| (at, turn) < (best.0, best.1)) {
+                best = Some((at, turn, grant));
             }
-            // The more has ended, the more fits.
-            let first = times.partition_point(|at| find(*at).is_none());
-            let found = times.get(first).and_then(|at| Some((*at, find(*at)?)));
-            best = found.or(best);
         }
-        best.map(|(at, grant)| (at, vec![grant]))
+        best.map(|(at, _, grant)| (at, vec![grant]))
+    }
+
+    /// When a node has room for one of a class, from `bound` on.
+    fn earliest_on(
+        &self,
+        class: &Class,
+        name: &NodeName,
+        bound: UnixMillis,
+    ) -> Option<(UnixMillis, Grant)> {
+        let find = |at| self.node_at(name, at)?.find(&class.settled);
+        let times = self.times_of(name);
+        let times = &times[times.partition_point(|at| *at < bound)..];
+        // Mostly the bound is met.
+        let (first, rest) = times.split_first()?;
+        if let Some(grant) = find(*first) {
+            return Some((*first, grant));
+        }
+        find(*rest.last()?)?;
+        // The more has ended, the more fits.
+        let at = *rest.get(rest.partition_point(|at| find(*at).is_none()))?;
+        Some((at, find(at)?))
+    }
+
+    /// Before when a node surely has no room for one of a class, heads left aside; `None`: ever.
+    fn not_before(&self, class: &Class, node: &NodeView) -> Option<UnixMillis> {
+        if !in_question_later(&class.settled.tries()[0], node) {
+            return None;
+        }
+        let mut room = Room::of(node);
+        let fits = |room: &Room| at_most_in(room, &class.settled, node, self.view.quantum(), 1) > 0;
+        if fits(&room) {
+            return Some(self.now);
+        }
+        let ends = self.ends.get(&node.name)?;
+        let mut timed: Vec<(UnixMillis, &Taken)> =
+            ends.iter().filter_map(|end| Some((end.at?, &end.taken))).collect();
+        timed.sort_unstable_by_key(|(at, _)| *at);
+        for (at, taken) in timed {
+            room.give_back(taken);
+            if fits(&room) {
+                return Some(at);
+            }
+        }
+        None
     }
 
     /// The earliest time at which a gang is placed. Bounds say before when it cannot be; from
@@ -181,7 +221,7 @@ impl<'a> Timeline<'a> {
 
     /// How many of at most `most` members of a class a node may hold by then, heads left aside.
     fn bound(&self, class: &Class, node: &NodeView, at: UnixMillis, most: u32) -> u32 {
-        if !in_question(&class.settled.tries()[0], node) {
+        if !in_question_later(&class.settled.tries()[0], node) {
             return 0;
         }
         let mut room = Room::of(node);
