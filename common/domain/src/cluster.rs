@@ -60,7 +60,7 @@ pub use arrange::TOPOLOGY;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
 pub use holdoff::Trouble;
-pub use index::{Changes, Record, RecordKey};
+pub use index::{Changes, Record, RecordKey, wanted};
 pub use input::{Applied, Input};
 pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};

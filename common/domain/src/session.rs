@@ -95,7 +95,7 @@ pub struct Stranded {
 impl Session {
     /// Every grant that is not given back yet, with its generation: the current one and stranded
     /// ones.
-    pub fn held(&self) -> impl Iterator<Item = (u64, &Grant)> {
+    pub fn held(&self) -> impl Iterator<Item = (u64, &Grant)> + Clone {
         let current = self.phase.grant().map(|grant| (self.generation, grant));
         let stranded = self.stranded.iter().map(|old| (old.generation, &old.grant));
         current.into_iter().chain(stranded)

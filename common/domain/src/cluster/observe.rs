@@ -30,8 +30,9 @@ impl Cluster {
         now: UnixMillis,
     ) -> Result<Applied, Refusal> {
         self.node(node)?;
+        let name = |report: &Report| (report.session.clone(), report.generation);
         let named: BTreeSet<(SessionId, u64)> =
-            reports.iter().map(|report| (report.session.clone(), report.generation)).collect();
+            if full { reports.iter().map(name).collect() } else { BTreeSet::new() };
         for report in reports {
             self.take_report(node, report, now);
         }
