@@ -87,11 +87,17 @@ impl Cluster {
     }
 
     /// One step of the lifecycle; a word that makes no sense now is no news.
-    fn step(&mut self, session: &Arc<Session>, event: Event, now: UnixMillis) {
+    fn step(&mut self, session: &Arc<Session>, mut event: Event, now: UnixMillis) {
         if matches!(event, Event::Gone { .. })
             && let Some(reason) = self.goes_on(session)
         {
-            return self.requeue(session, reason.to_string(), now);
+            let why = preempted_for(session).unwrap_or_else(|| reason.to_string());
+            return self.requeue(session, why, now);
+        }
+        if let Event::Gone { message, .. } = &mut event
+            && message.is_empty()
+        {
+            *message = preempted_for(session).unwrap_or_default();
         }
         if let Event::Gone { message, .. } = &event
             && session.origin().is_some()
@@ -140,6 +146,7 @@ impl Cluster {
         let mut next = Session { phase, ..Session::clone(session) };
         let generation = session.generation;
         let placed_at = session.placed_at;
+        next.stopped_for = None;
         next.attempts.push(Attempt { generation, grant, placed_at, at: now, reason });
         self.put_session(next);
         if !self.goes_on_elsewhere(session, now) {
@@ -156,4 +163,15 @@ impl Cluster {
             self.put_session(next);
         }
     }
+}
+
+/// Whose place it had to make, if it was stopped for that.
+fn preempted_for(session: &Session) -> Option<String> {
+    let (Phase::Stopping { reason: StopReason::Preempted, .. }
+    | Phase::Lost { stopping: Some(StopReason::Preempted), .. }) = &session.phase
+    else {
+        return None;
+    };
+    let head = session.stopped_for.as_ref()?;
+    Some(format!("stopped to make room for session {head} of a higher class"))
 }
