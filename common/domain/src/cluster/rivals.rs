@@ -194,9 +194,9 @@ impl Cluster {
         let gang = session.group.as_ref().is_some_and(Group::is_gang);
         let members = if gang { self.group_of(&session) } else { vec![session.clone()] };
         let live = members.iter().filter(|member| !has_ended(member));
-        let tenants = live.map(|member| self.tenant(member, now));
+        let mut tenants = live.map(|member| self.tenant(member, now));
         let allows = |tenant: Tenant| tenant.preemptible && tenant.min_run_over;
-        if has_ended(&session) || !tenants.map(allows).all(|allows| allows) {
+        if has_ended(&session) || !tenants.all(allows) {
             let rule = "its place may not be taken now";
             let (session, phase) = (id.clone(), session.phase.name());
             return Err(Refusal::WrongPhase { session, phase, rule });
