@@ -50,7 +50,8 @@ pub(crate) fn render(view: &ExplainView) -> String {
         lines.push(format!("  position {position} in the queue{ahead}"));
     }
     lines.extend(view.holds.iter().map(|hold| format!("  {}", hold_line(hold, output::now_ms()))));
-    if let Some(grant) = &view.grant {
+    // Of several the summary says where they go.
+    if let Some(grant) = view.grant.as_ref().filter(|_| view.members <= 1) {
         lines.push(format!("  on {}", progress::grant_line(grant)));
     }
     if let Some(closest) = &view.closest {
@@ -70,8 +71,7 @@ pub(crate) fn render(view: &ExplainView) -> String {
     }
     lines.extend(view.attempts.iter().map(|attempt| {
         let age = output::age_of(attempt.at_ms, output::now_ms());
-        let node = attempt.grant.as_ref().map_or("-", |grant| grant.node.as_str());
-        format!("  {age} ago on {node}: {}", attempt.reason)
+        format!("  {age} ago {}", attempt.line())
     }));
     lines.join("\n") + "\n"
 }
@@ -94,6 +94,22 @@ mod tests {
     use fgpu_wire::v1;
 
     #[test]
+    fn of_several_the_summary_says_where_they_go() {
+        let answer = ExplainSessionResponse {
+            summary: "all 4 members would start now on nodes a1 (2), b2 (2)".into(),
+            queue_position: 1,
+            grant: Some(v1::Grant { node: "a1".into(), ..v1::Grant::default() }),
+            members: 4,
+            starts_now: 4,
+            ..ExplainSessionResponse::default()
+        };
+        assert_eq!(
+            render(&answer.into()),
+            "all 4 members would start now on nodes a1 (2), b2 (2)\n  position 1 in the queue\n"
+        );
+    }
+
+    #[test]
     fn a_waiting_session_says_place_and_what_each_node_lacks() {
         let reason = |node: &str, text: &str| v1::NodeReason {
             node: node.into(),
@@ -107,6 +123,13 @@ mod tests {
             closest: Some(reason("a1", "largest free slice is 4 fGPU")),
             nodes: vec![reason("a1", "largest free slice is 4 fGPU"), reason("b2", "cordoned")],
             would_fit: vec!["--devices 2".into()],
+            attempts: vec![v1::Attempt {
+                at_ms: output::now_ms(),
+                reason: "node c3 was lost".into(),
+                node_fault: true,
+                grant: Some(v1::Grant { node: "c3".into(), ..Default::default() }),
+                ..Default::default()
+            }],
             ..ExplainSessionResponse::default()
         };
 
@@ -115,7 +138,8 @@ mod tests {
             "waits: no node has 10 fGPU free\n  \
              position 2 in the queue, behind s1\n  \
              closest: node a1: largest free slice is 4 fGPU\n  \
-             node b2: cordoned\n  instead: --devices 2\n"
+             node b2: cordoned\n  instead: --devices 2\nattempts:\n  \
+             0s ago on c3: node c3 was lost; avoided while another node fits\n"
         );
     }
 }

@@ -176,8 +176,7 @@ pub(crate) struct QueueArgs {
     pub(crate) array: Option<ArrayRange>,
     /// So many sessions that start together or not at all
     #[arg(
-        long, value_name = "COUNT", value_parser = parse::count, allow_negative_numbers = true,
-        conflicts_with = "dry_run"
+        long, value_name = "COUNT", value_parser = parse::count, allow_negative_numbers = true
     )]
     pub(crate) size: Option<u32>,
     /// May be stopped and started elsewhere to free whole devices, see `fgpu defrag`

@@ -220,7 +220,6 @@ mod tests {
             "--gpus 2 --devices 2",
             "--detach --dry-run",
             "--array 1-3 --size 3",
-            "--size 3 --dry-run",
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line}");
         }

@@ -20,6 +20,8 @@ pub(crate) struct SessionView {
     pub(crate) exit_code: Option<i32>,
     pub(crate) reason_code: Option<String>,
     pub(crate) reason: Option<String>,
+    pub(crate) pending_code: Option<String>,
+    pub(crate) pending_reason: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) phase_since_ms: u64,
     pub(crate) placed_at_ms: Option<u64>,
@@ -138,6 +140,8 @@ pub(crate) struct AttemptView {
     pub(crate) at_ms: u64,
     pub(crate) reason: String,
     pub(crate) grant: Option<GrantView>,
+    /// Whether the node is avoided for it while another one fits.
+    pub(crate) node_fault: bool,
 }
 
 /// Why a session waits, or where it is.
@@ -151,8 +155,28 @@ pub(crate) struct ExplainView {
     pub(crate) nodes: Vec<ReasonView>,
     pub(crate) counts: Vec<CountView>,
     pub(crate) would_fit: Vec<String>,
+    pub(crate) alternatives: Vec<AlternativeView>,
+    pub(crate) members: u32,
+    pub(crate) starts_now: u32,
+    pub(crate) places: Vec<NodeMembersView>,
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) holds: Vec<HoldView>,
+}
+
+/// A change with which what was asked for would start now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct AlternativeView {
+    pub(crate) code: String,
+    pub(crate) text: String,
+    pub(crate) flags: BTreeMap<String, String>,
+    pub(crate) nodes: Vec<String>,
+}
+
+/// Members of an array or gang on one node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct NodeMembersView {
+    pub(crate) node: String,
+    pub(crate) members: u32,
 }
 
 /// What else keeps a session waiting.
@@ -206,6 +230,8 @@ impl From<v1::Session> for SessionView {
             exit_code: session.exit_code,
             reason_code: some(session.reason_code),
             reason: some(session.reason),
+            pending_code: some(session.pending_code),
+            pending_reason: some(session.pending_reason),
             created_at_ms: session.created_at_ms,
             phase_since_ms: session.phase_since_ms,
             started_at_ms: Some(session.started_at_ms).filter(|at| *at > 0),
@@ -387,7 +413,17 @@ impl From<v1::Attempt> for AttemptView {
             at_ms: attempt.at_ms,
             reason: attempt.reason,
             grant: attempt.grant.map(Into::into),
+            node_fault: attempt.node_fault,
         }
+    }
+}
+
+impl AttemptView {
+    /// Where it was, why it ended, and what follows from that.
+    pub(crate) fn line(&self) -> String {
+        let node = self.grant.as_ref().map_or("-", |grant| grant.node.as_str());
+        let avoided = if self.node_fault { "; avoided while another node fits" } else { "" };
+        format!("on {node}: {}{avoided}", self.reason)
     }
 }
 
@@ -404,6 +440,14 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             nodes: count.nodes,
             example: count.example,
         };
+        let alternative = |other: v1::Alternative| AlternativeView {
+            code: other.code,
+            text: other.text,
+            flags: other.flags,
+            nodes: other.nodes,
+        };
+        let place =
+            |place: v1::NodeMembers| NodeMembersView { node: place.node, members: place.members };
         let hold =
             |hold: v1::Hold| HoldView { code: hold.code, text: hold.text, metadata: hold.metadata };
         Self {
@@ -415,6 +459,10 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             nodes: answer.nodes.into_iter().map(Into::into).collect(),
             counts: answer.counts.into_iter().map(count).collect(),
             would_fit: answer.would_fit,
+            alternatives: answer.alternatives.into_iter().map(alternative).collect(),
+            members: answer.members,
+            starts_now: answer.starts_now,
+            places: answer.places.into_iter().map(place).collect(),
             attempts: answer.attempts.into_iter().map(Into::into).collect(),
             holds: answer.holds.into_iter().map(hold).collect(),
         }

@@ -32,6 +32,10 @@ mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_explain;
+#[cfg(test)]
+mod tests_faults;
+#[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
 mod tests_moves;
@@ -49,6 +53,7 @@ mod tests_quotas;
 mod tests_random;
 mod waiting;
 mod waiting_check;
+mod waits_for;
 
 pub(crate) use accounts::counted;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
@@ -59,6 +64,7 @@ pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
 pub use rivals::{Blocked, Tenant};
 pub use schedule::Desired;
+pub use waits_for::WaitsFor;
 
 use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};

@@ -4,12 +4,14 @@
 //! only in one phase lives in that variant. A grant is held from `Scheduled` on and given back only
 //! when the agent reports that nothing of the session runs any more.
 
+mod fault;
 mod group;
 mod phase;
 mod report;
 mod spec;
 mod transition;
 
+pub use fault::{MOST_ATTEMPTS, MOST_AVOIDED, MOST_STARTS, is_of_node};
 pub use group::{ArrayRange, Group, GroupKind, MAX_MEMBERS, Members};
 pub use phase::{Attempt, Ended, Outcome, Phase, Progress, PublishedPort, StopReason};
 pub use report::{Report, ReportState};

@@ -217,8 +217,9 @@ impl Engine {
             Command::Explain { id, reply } => {
                 let _ = reply.send(self.cluster.explain(&id).map_err(Into::into));
             }
-            Command::DryRun { spec, owner, reply } => {
-                let _ = reply.send(self.cluster.dry_run(&spec, &owner).map_err(Into::into));
+            Command::DryRun { spec, owner, members, reply } => {
+                let answer = self.cluster.dry_run_members(&spec, &owner, members);
+                let _ = reply.send(answer.map_err(Into::into));
             }
             Command::Ask(question) => question.answer(Ok(&self.cluster)),
             // Not a question; `handle` keeps it away.

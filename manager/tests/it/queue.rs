@@ -320,3 +320,70 @@ async fn sessions_are_listed_by_project() {
     assert_eq!(listed.len(), 1);
     manager.stop().await;
 }
+
+async fn dry_run(
+    manager: &Running,
+    spec: v1::SessionSpec,
+    members: Option<Members>,
+) -> Result<v1::ExplainSessionResponse, Status> {
+    let request = v1::CreateSessionRequest { spec: Some(spec), request_id: String::new(), members };
+    Ok(manager.sessions().dry_run_session(request).await?.into_inner())
+}
+
+#[tokio::test]
+async fn a_dry_run_judges_all_of_an_array_or_gang_and_names_alternatives() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let _agent = FakeAgent::join(&manager, "a1").await;
+
+    let gang = dry_run(&manager, spec(10_000), Some(Members::GangSize(2))).await.unwrap();
+    assert_eq!((gang.members, gang.starts_now), (2, 2), "{}", gang.summary);
+    assert_eq!(gang.places, [v1::NodeMembers { node: "a1".to_owned(), members: 2 }]);
+    let sweep = dry_run(&manager, spec(5_000), Some(array(1, 10, 1))).await.unwrap();
+    assert_eq!((sweep.members, sweep.starts_now), (10, 4), "{}", sweep.summary);
+
+    manager.create(spec(6_000)).await;
+    let waits = dry_run(&manager, spec(10_000), Some(Members::GangSize(2))).await.unwrap();
+    assert_eq!((waits.starts_now, waits.grant), (0, None));
+    let fewer = waits.alternatives.iter().find(|other| other.code == "FEWER_MEMBERS").unwrap();
+    assert_eq!(
+        (fewer.flags["--size"].as_str(), fewer.nodes.as_slice()),
+        ("1", ["a1".to_owned()].as_slice())
+    );
+    assert!(waits.would_fit.contains(&fewer.text));
+    manager.create(spec(6_000)).await;
+    let split = dry_run(&manager, spec(7_000), None).await.unwrap();
+    let split = split.alternatives.into_iter().find(|other| other.code == "SPLIT").unwrap();
+    assert_eq!((split.flags["--devices"].as_str(), split.flags["--split"].as_str()), ("2", "even"));
+
+    let refused = dry_run(&manager, spec(10_000), Some(Members::GangSize(3))).await.unwrap_err();
+    assert_eq!(code(&refused), "UNSATISFIABLE");
+    let error = CallError::from_status(&refused).unwrap();
+    assert_eq!((error.metadata["members"].as_str(), error.metadata["most"].as_str()), ("3", "2"));
+    assert_eq!(manager.list().await.len(), 2);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_says_what_each_session_waits_for() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let _agent = FakeAgent::join(&manager, "a1").await;
+    let held = manager.create(spec(20_000)).await.id;
+    manager.reaches(&held, v1::Phase::Scheduled).await;
+    let room = manager.create(spec(1_000)).await.id;
+    let after = vec![v1::Dependency { session: held.clone(), ..v1::Dependency::default() }];
+    let follows = manager.create(v1::SessionSpec { after, ..spec(1_000) }).await.id;
+
+    let codes: std::collections::BTreeMap<String, String> = manager
+        .list()
+        .await
+        .into_iter()
+        .map(|session| (session.id, session.pending_code))
+        .collect();
+    assert_eq!(codes[&held], "");
+    assert_eq!(codes[&room], "NO_ROOM");
+    assert_eq!(codes[&follows], "DEPENDENCY");
+    assert_eq!(manager.get(&room).await.pending_reason, "room");
+    manager.stop().await;
+}

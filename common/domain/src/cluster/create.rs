@@ -6,6 +6,7 @@ use super::{Cluster, Refusal};
 use crate::ids::{NodeName, RequestId, SessionId, UserName};
 use crate::node::Cordon;
 use crate::placement::{NeverFits, Request, feasible_when_empty};
+use crate::plans::gang::most_ever;
 use crate::session::{Event, Group, Members, Phase, Session, SessionSpec, StopReason, field};
 use crate::time::UnixMillis;
 use std::sync::Arc;
@@ -137,12 +138,25 @@ impl Cluster {
         if let Some(node) = &spec.node {
             self.check_node(node)?;
         }
-        match feasible_when_empty(&self.request(spec), &self.view) {
+        let request = self.request(spec);
+        match feasible_when_empty(&request, &self.view) {
             // Nodes may still come: the session waits for them.
-            Ok(_) | Err(NeverFits::NoNodes) => {}
+            Err(NeverFits::NoNodes) => {}
             Err(never) => return Err(Refusal::NeverFits(never)),
+            Ok(_) => self.check_gang(&request, members)?,
         }
         self.check_runtimes(spec)
+    }
+
+    /// Refuses a gang that all nodes together could not hold even when empty.
+    fn check_gang(&self, request: &Request, members: Members) -> Result<(), Refusal> {
+        let Members::Gang(size) = members else { return Ok(()) };
+        let size = size.get();
+        match most_ever(request, &self.view, size) {
+            Ok(most) if most < size => Err(Refusal::GangNeverFits { size, most }),
+            Ok(_) => Ok(()),
+            Err(never) => Err(Refusal::NeverFits(never)),
+        }
     }
 
     fn check_node(&self, name: &NodeName) -> Result<(), Refusal> {
@@ -187,7 +201,16 @@ impl Cluster {
             labels: spec.node_labels.clone(),
             isolation: spec.isolation,
             avoid: self.index.runtimes.unable(spec),
+            shun: Default::default(),
         }
+    }
+
+    /// What the sessions of a unit, all asking for the same, ask of placement: nodes where one of
+    /// them failed before only where no other has room.
+    pub(super) fn unit_request(&self, members: &[Arc<Session>]) -> Option<Request> {
+        let request = self.request(&members.first()?.spec);
+        let shun = members.iter().flat_map(|member| member.avoided()).collect();
+        Some(Request { shun, ..request })
     }
 
     /// Stops a session; a gang as a whole.

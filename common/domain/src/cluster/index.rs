@@ -6,7 +6,7 @@
 use super::Cluster;
 use super::accounts::{Account, Accounts};
 use super::promises::Promises;
-use super::runtimes::Runtimes;
+use super::runtimes::{Runtimes, runs_the_same};
 use super::seen::Held;
 use super::waiting::Waiting;
 use crate::class::PriorityClass;
@@ -382,7 +382,13 @@ impl Cluster {
         };
         let now = self.nodes.get(name).map(|node| &**node);
         self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
-        self.index.waiting.hardware_changed();
+        // What waits knows by name the nodes that cannot run it.
+        let other =
+            old.as_deref().is_some_and(|old| now.is_none_or(|now| !runs_the_same(old, now)));
+        if other {
+            self.index.waiting.hardware_changed();
+        }
+        self.index.waiting.node_changed(name);
         self.index.promises.changed();
         if gone {
             self.view.remove(name);

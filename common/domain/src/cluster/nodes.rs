@@ -157,12 +157,13 @@ impl Cluster {
         let mut next = Session { phase, ..Session::clone(&session) };
         if gives_up && let Some(grant) = session.phase.grant().cloned() {
             if matches!(next.phase, Phase::Pending { .. }) {
-                next.attempts.push(Attempt {
+                next.remember(Attempt {
                     generation: session.generation,
                     grant: grant.clone(),
                     placed_at: session.placed_at,
                     at: now,
                     reason: format!("node {node} was lost"),
+                    node_fault: true,
                 });
             }
             next.stranded.push(Stranded { generation: session.generation, grant, since: now });

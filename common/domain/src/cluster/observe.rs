@@ -2,12 +2,23 @@
 
 use super::input::Applied;
 use super::{Cluster, Refusal};
-use crate::class::OnPreempt;
+use crate::class::{OnPreempt, PriorityClass};
 use crate::ids::{NodeName, SessionId};
-use crate::session::{Attempt, Event, OnLost, Phase, Report, ReportState, Session, StopReason};
+use crate::placement::feasible_elsewhere;
+use crate::session::{
+    Attempt, Event, MOST_STARTS, OnLost, Phase, Report, ReportState, Session, StopReason,
+    is_of_node,
+};
 use crate::time::UnixMillis;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Why a placement ends while its session goes on.
+struct Back {
+    reason: String,
+    /// Whether the node is at fault.
+    node_fault: bool,
+}
 
 impl Cluster {
     /// Takes in how placements on `node` stand. With `full`, what is not named is not there.
@@ -72,7 +83,8 @@ impl Cluster {
             // The agent has not heard of it yet; its desired state will tell.
             Phase::Scheduled { .. } | Phase::Starting { .. } => {}
             Phase::Lost { started: None, stopping: None, .. } => {
-                self.requeue(&session, format!("node {node} came back without it"), now);
+                let reason = format!("node {node} came back without it");
+                self.requeue(&session, Back { reason, node_fault: true }, now);
             }
             Phase::Running { .. } | Phase::Lost { .. } | Phase::Stopping { .. } => {
                 let gone = Event::Gone {
@@ -88,23 +100,15 @@ impl Cluster {
 
     /// One step of the lifecycle; a word that makes no sense now is no news.
     fn step(&mut self, session: &Arc<Session>, mut event: Event, now: UnixMillis) {
-        if matches!(event, Event::Gone { .. })
-            && let Some(reason) = self.goes_on(session)
+        if let Event::Gone { code, message, .. } = &event
+            && let Some(back) = self.goes_on(session, code, message)
         {
-            let why = preempted_for(session).unwrap_or_else(|| reason.to_string());
-            return self.requeue(session, why, now);
+            return self.requeue(session, back, now);
         }
         if let Event::Gone { message, .. } = &mut event
             && message.is_empty()
         {
             *message = preempted_for(session).unwrap_or_default();
-        }
-        if let Event::Gone { message, .. } = &event
-            && session.origin().is_some()
-        {
-            let node = session.phase.grant().map(|grant| grant.node.to_string());
-            let node = node.unwrap_or_default();
-            return self.requeue(session, format!("did not start on node {node}: {message}"), now);
         }
         if let Ok(phase) = session.phase.after(event, now)
             && phase != session.phase
@@ -114,40 +118,72 @@ impl Cluster {
         }
     }
 
-    /// Why a session that is being stopped goes back to the queue when it is gone, if it does.
-    fn goes_on(&self, session: &Arc<Session>) -> Option<StopReason> {
-        let (Phase::Stopping { reason, .. } | Phase::Lost { stopping: Some(reason), .. }) =
-            &session.phase
-        else {
-            return None;
-        };
-        let goes_on = match reason {
-            StopReason::Drained => session.spec.on_lost == OnLost::Replace,
-            StopReason::Preempted => {
-                let class = self.class(&session.spec.class());
-                class.is_ok_and(|class| class.on_preempt == OnPreempt::Requeue)
+    /// Why a session that is gone goes back to the queue, if it does.
+    fn goes_on(&self, session: &Arc<Session>, code: &str, message: &str) -> Option<Back> {
+        let stopped = |reason: StopReason| Back { reason: reason.to_string(), node_fault: false };
+        let back = match &session.phase {
+            Phase::Stopping { reason, started, .. }
+            | Phase::Lost { stopping: Some(reason), started, .. } => match reason {
+                StopReason::Drained => {
+                    (session.spec.on_lost == OnLost::Replace).then(|| stopped(*reason))
+                }
+                StopReason::Preempted => {
+                    let class = self.class(&session.spec.class());
+                    let requeue = |class: PriorityClass| class.on_preempt == OnPreempt::Requeue;
+                    let back = || match preempted_for(session) {
+                        Some(reason) => Back { reason, node_fault: false },
+                        None => stopped(*reason),
+                    };
+                    class.is_ok_and(requeue).then(back)
+                }
+                StopReason::Moved => Some(stopped(*reason)),
+                StopReason::StartTimeout => (started.is_none() && self.starts_elsewhere(session))
+                    .then(|| Back { node_fault: true, ..stopped(*reason) }),
+                StopReason::Requested
+                | StopReason::TimeLimit
+                | StopReason::Disconnected
+                | StopReason::PendingTimeout
+                | StopReason::DependencyFailed
+                | StopReason::GangEnded => None,
+            },
+            Phase::Scheduled { .. }
+            | Phase::Starting { .. }
+            | Phase::Lost { stopping: None, started: None, .. } => {
+                let node = session.phase.grant().map(|grant| grant.node.to_string());
+                let node = node.unwrap_or_default();
+                let reason = format!("did not start on node {node}: {message}");
+                let node_fault = is_of_node(code);
+                let elsewhere = node_fault && self.starts_elsewhere(session);
+                let goes_on = session.origin().is_some() || elsewhere;
+                goes_on.then_some(Back { reason, node_fault })
             }
-            StopReason::Moved => true,
-            StopReason::Requested
-            | StopReason::TimeLimit
-            | StopReason::StartTimeout
-            | StopReason::Disconnected
-            | StopReason::PendingTimeout
-            | StopReason::DependencyFailed
-            | StopReason::GangEnded => false,
+            Phase::Lost { stopping: None, started: Some(_), .. }
+            | Phase::Pending { .. }
+            | Phase::Running { .. }
+            | Phase::Ended(_) => None,
         };
-        (goes_on && self.gang_is_whole(session)).then_some(*reason)
+        back.filter(|_| self.gang_is_whole(session))
+    }
+
+    /// Whether a session that did not start is worth another node: it has not failed on many, and
+    /// one is in service that could hold it.
+    fn starts_elsewhere(&self, session: &Session) -> bool {
+        let faults = session.attempts.iter().filter(|attempt| attempt.node_fault).count();
+        let mut tried = session.avoided();
+        tried.extend(session.phase.grant().map(|grant| grant.node.clone()));
+        faults + 1 < MOST_STARTS
+            && feasible_elsewhere(&self.request(&session.spec), &self.view, &tried)
     }
 
     /// Back to the queue, or straight to the place it is moved to; the placement becomes an attempt.
-    fn requeue(&mut self, session: &Arc<Session>, reason: String, now: UnixMillis) {
+    fn requeue(&mut self, session: &Arc<Session>, back: Back, now: UnixMillis) {
         let Some(grant) = session.phase.grant().cloned() else { return };
         let Ok(phase) = session.phase.after(Event::Requeued, now) else { return };
         let mut next = Session { phase, ..Session::clone(session) };
-        let generation = session.generation;
-        let placed_at = session.placed_at;
         next.stopped_for = None;
-        next.attempts.push(Attempt { generation, grant, placed_at, at: now, reason });
+        let (generation, placed_at) = (session.generation, session.placed_at);
+        let Back { reason, node_fault } = back;
+        next.remember(Attempt { generation, grant, placed_at, at: now, reason, node_fault });
         self.put_session(next);
         if !self.goes_on_elsewhere(session, now) {
             self.gang_follows(&session.id, now);

@@ -23,7 +23,8 @@ fn phases(cluster: &Cluster, ids: &[SessionId]) -> Vec<&'static str> {
 
 #[test]
 fn a_gang_starts_as_a_whole_or_not_at_all() {
-    let mut cluster = cluster(&[("n1", 2), ("n2", 1)]);
+    let mut cluster = cluster(&[("n1", 2), ("n2", 2)]);
+    let other = create(&mut cluster, 9, SessionSpec { node: Some(node_name("n2")), ..spec(1_000) });
     make(&mut cluster, 1, spec(10_000), gang(4));
     let members = ids(1, 4);
     assert_eq!(phases(&cluster, &members), ["pending"; 4]);
@@ -32,8 +33,7 @@ fn a_gang_starts_as_a_whole_or_not_at_all() {
     assert_eq!(why.queue_position, Some(1));
     assert!(why.summary.contains("3 of 4 members find room"), "{}", why.summary);
 
-    register(&mut cluster, "n3", 1, Vec::new());
-    cluster.schedule(T0);
+    report(&mut cluster, "n2", &other, gone(0));
     assert_eq!(phases(&cluster, &members), ["scheduled"; 4]);
     let session = cluster.session(&members[1]).unwrap();
     let environment = cluster.group_environment(session);

@@ -48,11 +48,10 @@ impl Kinds {
             *self = Self { of: Some(view.identity().same()), ..Self::default() };
         }
         self.requests += 1;
-        if request.node.is_some() || !request.avoid.is_empty() {
-            let kind = Request { node: None, avoid: Default::default(), ..request.clone() };
-            return self.entry(&kind, view);
+        if !request.names_nodes() {
+            return self.entry(request, view);
         }
-        self.entry(request, view)
+        self.entry(&request.of_any_node(), view)
     }
 
     /// Forgets every score, as what they depend on has changed.

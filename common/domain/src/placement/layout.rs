@@ -2,11 +2,12 @@
 
 use super::Request;
 use super::entry::Entry;
-use super::node::NodeView;
+use super::node::{NodeState, NodeView};
 use super::view::View;
 use crate::ids::NodeName;
 use crate::slice::{DevicePlan, DeviceUnits, GpuRequest, SliceError, UnitPolicy};
 use crate::units::{CpuMilli, MemoryBytes};
+use std::collections::BTreeSet;
 
 /// Why no registered node could hold a request even when empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +103,24 @@ pub fn feasible_when_empty(
             }
         }
     }
+}
+
+/// Whether a node in service other than those in `not` could hold `request` if it were empty.
+pub(crate) fn feasible_elsewhere(request: &Request, view: &View, not: &BTreeSet<NodeName>) -> bool {
+    let mut tried = BTreeSet::new();
+    view.entries().iter().any(|entry| {
+        entry.node.state == NodeState::Ready
+            && !not.contains(&entry.node.name)
+            && !request.avoid.contains(&entry.node.name)
+            && could_hold(request, entry)
+            && tried.insert(entry.shape)
+            && shape_holds(request, view, entry.shape)
+    })
+}
+
+fn shape_holds(request: &Request, view: &View, shape: usize) -> bool {
+    let Some(gpu) = &request.gpu else { return true };
+    gpu.device_plan(&[allowed_units(gpu, view, shape)], view.quantum()).is_ok()
 }
 
 /// How `request` may lie on devices: from the hardware of every registered node that is allowed

@@ -40,16 +40,19 @@ mod score;
 mod search;
 mod shape;
 mod state;
+mod unmet;
 mod view;
 
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
 pub use hint::Hint;
+pub(crate) use layout::feasible_elsewhere;
 pub use layout::{NeverFits, feasible_when_empty};
 pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 pub use policy::{Policy, PolicyError};
 pub use reason::Reason;
 pub use search::{Placement, Placer};
+pub(crate) use unmet::Unmet;
 pub use view::View;
 
 use crate::ids::NodeName;
@@ -73,8 +76,39 @@ pub struct Request {
     /// The weakest isolation accepted; `None`: anything but [`Isolation::Shared`], and that too
     /// on nodes that allow it.
     pub isolation: Option<Isolation>,
-    /// Nodes not to use, such as those where the session failed before.
+    /// Nodes not to use, such as those that cannot run it.
     pub avoid: BTreeSet<NodeName>,
+    /// Nodes to use only where no other has room, such as those where the session failed before.
+    pub shun: BTreeSet<NodeName>,
+}
+
+impl Request {
+    /// Whether it says anything about single nodes.
+    fn names_nodes(&self) -> bool {
+        self.node.is_some() || !self.avoid.is_empty() || !self.shun.is_empty()
+    }
+
+    /// The same without what it says about single nodes.
+    fn of_any_node(&self) -> Self {
+        Self {
+            node: None,
+            avoid: BTreeSet::new(),
+            shun: BTreeSet::new(),
+            gpu: self.gpu.clone(),
+            labels: self.labels.clone(),
+            ..*self
+        }
+    }
+
+    /// The same with the nodes it shuns among those it avoids; `None` where it shuns none.
+    fn without_shunned(&self) -> Option<Self> {
+        if self.shun.is_empty() {
+            return None;
+        }
+        let mut strict = self.clone();
+        strict.avoid.append(&mut strict.shun);
+        Some(strict)
+    }
 }
 
 #[cfg(test)]

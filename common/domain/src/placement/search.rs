@@ -82,6 +82,14 @@ impl Placer {
     /// As [`Placer::place`], without the reasons.
     pub fn find(&mut self, request: &Request, view: &View) -> Option<Placement> {
         self.refresh_model(view);
+        let strict = request.without_shunned();
+        if let Some(placement) = strict.and_then(|strict| self.find_one(&strict, view)) {
+            return Some(placement);
+        }
+        self.find_one(request, view)
+    }
+
+    fn find_one(&mut self, request: &Request, view: &View) -> Option<Placement> {
         if self.policy == Policy::Random {
             return ways(request, view).iter().find_map(|way| self.any_node(request, view, way));
         }
@@ -211,7 +219,7 @@ fn reserve_on(
 }
 
 /// Whether a node has room for all of the request.
-fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
+pub(super) fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
     if miss(request, entry).is_some() {
         return false;
     }

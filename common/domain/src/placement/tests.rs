@@ -42,6 +42,13 @@ fn name_labels_and_nodes_to_avoid_narrow_the_choice() {
     let avoiding = Request { avoid: [name_of("a1")].into(), ..fgpu(1_000) };
     assert_eq!(place(&avoiding, &view).node, name_of("b2"));
 
+    let shunning = Request { shun: [name_of("a1")].into(), ..fgpu(1_000) };
+    assert_eq!(place(&shunning, &view).node, name_of("b2"));
+    let named = on_node(shunning.clone(), "a1");
+    assert_eq!(place(&named, &view).node, name_of("a1"), "it would rather not, but no other fits");
+    let larger = Request { shun: [name_of("a1"), name_of("b2")].into(), ..fgpu(1_000) };
+    assert_eq!(place(&larger, &view).node, name_of("a1"));
+
     let refused = refuse(&west("east"), &view);
     assert_eq!(
         refused.reason("a1").unwrap().to_string(),

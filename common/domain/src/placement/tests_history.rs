@@ -89,6 +89,7 @@ fn request() -> impl Strategy<Value = Request> {
             node: node.map(|at| name_of(&format!("n{at}"))),
             labels: rack.map(|rack| ("rack".to_owned(), rack.to_string())).into_iter().collect(),
             avoid: avoid.into_iter().map(|at| name_of(&format!("n{at}"))).collect(),
+            ..Request::default()
         },
     )
 }

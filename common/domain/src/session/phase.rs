@@ -132,10 +132,9 @@ impl StopReason {
     #[must_use]
     pub fn may_requeue(self) -> bool {
         match self {
-            Self::Drained | Self::Preempted | Self::Moved => true,
+            Self::Drained | Self::Preempted | Self::Moved | Self::StartTimeout => true,
             Self::Requested
             | Self::TimeLimit
-            | Self::StartTimeout
             | Self::Disconnected
             | Self::PendingTimeout
             | Self::DependencyFailed
@@ -213,6 +212,9 @@ pub struct Attempt {
     pub at: UnixMillis,
     /// Why.
     pub reason: String,
+    /// Whether it failed by a fault of the node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node_fault: bool,
 }
 
 impl Phase {

@@ -186,6 +186,7 @@ impl From<&Attempt> for v1::Attempt {
             grant: Some((&attempt.grant).into()),
             at_ms: attempt.at.0,
             reason: attempt.reason.clone(),
+            node_fault: attempt.node_fault,
         }
     }
 }
