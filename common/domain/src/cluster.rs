@@ -42,6 +42,8 @@ mod tests_groups;
 #[cfg(test)]
 mod tests_moves;
 #[cfg(test)]
+mod tests_preempt;
+#[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
 mod tests_promises;
