@@ -33,6 +33,7 @@ mod policy;
 mod prices;
 mod random;
 mod ranking;
+mod reach;
 mod reason;
 mod reserve;
 mod scarcity;
@@ -41,6 +42,7 @@ mod search;
 mod shape;
 mod state;
 mod view;
+mod worth;
 
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
