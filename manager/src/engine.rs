@@ -9,6 +9,7 @@
 
 mod batch;
 mod commit;
+mod desired;
 mod plan;
 mod snapshot;
 mod task;

@@ -42,6 +42,8 @@ mod tests_groups;
 #[cfg(test)]
 mod tests_moves;
 #[cfg(test)]
+mod tests_preempt;
+#[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
 mod tests_promises;
@@ -60,7 +62,7 @@ pub use arrange::TOPOLOGY;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
 pub use holdoff::Trouble;
-pub use index::{Changes, Record, RecordKey};
+pub use index::{Changes, Record, RecordKey, wanted};
 pub use input::{Applied, Input};
 pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};

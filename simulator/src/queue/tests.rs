@@ -42,7 +42,8 @@ fn times(world: &World) -> Vec<(Option<u64>, Option<u64>)> {
     world.jobs.iter().map(|job| (job.started_ms, job.ended_ms)).collect()
 }
 
-const PLAIN: QueueOptions = QueueOptions { policy: Policy::BestFit, seed: 0, plain: true };
+const PLAIN: QueueOptions =
+    QueueOptions { policy: Policy::BestFit, seed: 0, plain: true, no_reservations: false };
 
 fn generated(timed: Timed) -> String {
     let source = Source { nodes: Some(8), list_seed: 3, ..Source::default() };

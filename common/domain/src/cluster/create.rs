@@ -47,6 +47,7 @@ impl Cluster {
                 stop_grace_ms: None,
                 attempts: Vec::new(),
                 moving: None,
+                stopped_for: None,
                 stranded: Vec::new(),
             }));
             // Taken even if the create is rolled back: a gap does not matter, a repetition would.

@@ -18,6 +18,7 @@ use crate::node::{Liveness, Node};
 use crate::project::Project;
 use crate::reconcile::Want;
 use crate::session::{Phase, Session};
+use crate::slice::Grant;
 use crate::time::UnixMillis;
 use crate::usage::Usage;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -353,12 +354,17 @@ impl Cluster {
         let (before, after) = (old.as_deref(), new.as_deref());
         self.reindex(id, before, after);
         self.move_held(before, after);
-        if !wants(before).eq(wants(after)) {
-            let nodes = wants(before).chain(wants(after)).map(|(node, ..)| node.clone());
-            self.journal.desired.extend(nodes);
-        }
+        self.note_wanted(before, after);
         self.follow(old.as_deref(), new.as_deref());
         old
+    }
+
+    /// Notes the nodes that are wanted to do something else with a session now.
+    fn note_wanted(&mut self, before: Option<&Session>, after: Option<&Session>) {
+        let (then, now) = (before.into_iter().flat_map(wanted), after.into_iter().flat_map(wanted));
+        if !then.clone().eq(now.clone()) {
+            self.journal.desired.extend(then.chain(now).map(|(_, grant, _)| grant.node.clone()));
+        }
     }
 
     /// Keeps in step what is found by something else than the id; what has not changed is left.
@@ -460,11 +466,8 @@ fn exchange_key<K: Eq + Hash>(
 }
 
 /// What each node is wanted to do with a session, by generation.
-fn wants(session: Option<&Session>) -> impl Iterator<Item = (&NodeName, u64, Want)> {
-    session.into_iter().flat_map(|session| {
-        let held = session.held();
-        held.map(|(generation, grant)| (&grant.node, generation, want(session, generation)))
-    })
+pub fn wanted(session: &Session) -> impl Iterator<Item = (u64, &Grant, Want)> + Clone {
+    session.held().map(|(generation, grant)| (generation, grant, want(session, generation)))
 }
 
 /// What is wanted of one placement of a session.

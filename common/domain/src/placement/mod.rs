@@ -34,6 +34,7 @@ mod policy;
 mod prices;
 mod random;
 mod ranking;
+mod reach;
 mod reason;
 mod reserve;
 mod scarcity;
@@ -43,6 +44,7 @@ mod shape;
 mod state;
 mod unmet;
 mod view;
+mod worth;
 
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
