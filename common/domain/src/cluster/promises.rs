@@ -290,12 +290,16 @@ impl Cluster {
         let ends_at = self.ends_at(&first.spec);
         let candidate = Candidate { session: unit, priority: place.priority, ends_at };
         let promises = &mut self.index.promises;
+        promises.quota_changed();
+        let nodes = || grants.iter().map(|grant| &grant.node);
+        if !promises.plan.concerns(unit, nodes) {
+            return;
+        }
         let plan = Arc::make_mut(&mut promises.plan);
         let was_head = plan.retain(|head| head != unit);
         let kept = plan.took(&candidate, &allocations(&request, grants));
         promises.reopen |= was_head;
         promises.changed |= was_head || !kept;
-        promises.quota_changed();
     }
 
     /// When a session placed now will have ended at the latest.

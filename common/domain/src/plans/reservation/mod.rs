@@ -219,6 +219,18 @@ impl Backfill {
         Ok(())
     }
 
+    /// Whether it matters to any head that `session` starts on these nodes: where it does not,
+    /// [`Backfill::took`] has nothing to take note of.
+    pub fn concerns<'a, N>(&self, session: &SessionId, nodes: impl Fn() -> N) -> bool
+    where
+        N: Iterator<Item = &'a NodeName>,
+    {
+        self.held.iter().any(|held| {
+            held.reservation.head == *session
+                || held.shadows.iter().any(|shadow| nodes().any(|node| *node == shadow.node))
+        })
+    }
+
     /// Takes note of a candidate that has started, so that others do not count on the same room.
     /// `false` where a head behind it, or one it need not respect, loses what it was promised.
     pub fn took(
