@@ -9,6 +9,7 @@
 
 mod batch;
 mod commit;
+mod desired;
 mod plan;
 mod snapshot;
 mod task;
@@ -183,6 +184,7 @@ fn is_from_people(input: &Input) -> bool {
         | Input::RemoveNode { .. } => true,
         Input::Register { .. }
         | Input::Inventory { .. }
+        | Input::Images { .. }
         | Input::Reports { .. }
         | Input::Liveness { .. } => false,
     }

@@ -12,7 +12,6 @@ use fgpu_domain::units::{CpuMilli, MemoryBytes};
 use fgpu_wire::convert::phase_of;
 use fgpu_wire::v1;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// What is held, by node; worked out once per call.
 pub(super) struct NodeMap<'a> {
@@ -59,14 +58,15 @@ impl<'a> NodeMap<'a> {
             last_seen_ms: cell.map_or(0, |cell| cell.seen_at()),
             usage: usage.map(|usage| self.visible_usage(&usage)).unwrap_or_default(),
             condition: node.inventory.condition.clone(),
+            images: Vec::new(),
         }
     }
 
     pub(super) fn devices(&mut self, node: &Node) -> Vec<v1::Device> {
         let cell = self.caller.term.nodes.find(&node.name);
-        let usage: Option<Arc<v1::Heartbeat>> = cell.and_then(|cell| cell.usage());
+        let usage = cell.and_then(|cell| cell.usage());
         let devices = node.inventory.devices.iter();
-        devices.map(|device| self.device(node, device, usage.as_deref())).collect()
+        devices.map(|device| self.device(node, device, usage.as_ref())).collect()
     }
 
     fn device(&self, node: &Node, device: &Device, usage: Option<&v1::Heartbeat>) -> v1::Device {
@@ -157,5 +157,6 @@ fn node_state(state: NodeState) -> v1::NodeState {
         NodeState::Suspect => v1::NodeState::Suspect,
         NodeState::Lost => v1::NodeState::Lost,
         NodeState::NeverSeen => v1::NodeState::NeverSeen,
+        NodeState::HeldOff => v1::NodeState::HeldOff,
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Cluster;
 use super::accounts::{Account, Accounts};
+use super::holdoff::{Trouble, Troubles};
 use super::promises::Promises;
 use super::runtimes::{Runtimes, runs_the_same};
 use super::seen::Held;
@@ -17,6 +18,7 @@ use crate::node::{Liveness, Node};
 use crate::project::Project;
 use crate::reconcile::Want;
 use crate::session::{Phase, Session};
+use crate::slice::Grant;
 use crate::time::UnixMillis;
 use crate::usage::Usage;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -90,6 +92,7 @@ pub(super) enum Undo {
     Session(SessionId, Option<Arc<Session>>),
     Node(NodeName, Option<Arc<Node>>),
     Liveness(NodeName, Option<Liveness>),
+    Trouble(NodeName, Option<Trouble>),
     Project(ProjectName, Option<Arc<Project>>),
     Class(ClassName, Option<Arc<PriorityClass>>),
     Usage(ProjectName, Option<Arc<Usage>>),
@@ -127,6 +130,7 @@ pub(super) struct Index {
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
     pub liveness: HashMap<NodeName, Liveness>,
     pub accounts: Accounts,
+    pub troubles: Troubles,
     /// Set when something may have become placeable.
     pub unsettled: bool,
 }
@@ -166,7 +170,7 @@ impl Cluster {
         session
     }
 
-    pub(super) fn journal_account(&mut self, undo: Undo) {
+    pub(super) fn journal_step(&mut self, undo: Undo) {
         self.journal.undo.push(undo);
     }
 
@@ -187,6 +191,7 @@ impl Cluster {
     }
 
     pub(super) fn delete_node(&mut self, name: &NodeName) {
+        self.forget_trouble(name);
         let old = self.replace_node(name, None);
         self.journal.undo.push(Undo::Node(name.clone(), old));
     }
@@ -283,7 +288,9 @@ impl Cluster {
                     keys.insert(RecordKey::Node(name.clone()));
                     nodes.insert(name.clone());
                 }
-                Undo::Liveness(name, _) => drop(nodes.insert(name.clone())),
+                Undo::Liveness(name, _) | Undo::Trouble(name, _) => {
+                    nodes.insert(name.clone());
+                }
                 Undo::Project(name, _) => drop(keys.insert(RecordKey::Project(name.clone()))),
                 Undo::Class(name, _) => drop(keys.insert(RecordKey::Class(name.clone()))),
                 Undo::Usage(name, _) => drop(keys.insert(RecordKey::Usage(name.clone()))),
@@ -319,6 +326,7 @@ impl Cluster {
                 Undo::Session(id, old) => drop(self.replace_session(&id, old)),
                 Undo::Node(name, old) => drop(self.replace_node(&name, old)),
                 Undo::Liveness(name, old) => drop(self.replace_liveness(&name, old)),
+                Undo::Trouble(name, old) => drop(self.replace_trouble(&name, old)),
                 Undo::Project(name, old) => drop(self.replace_project(&name, old)),
                 Undo::Class(name, old) => drop(self.replace_class(&name, old)),
                 Undo::Usage(name, old) => drop(self.replace_usage(&name, old)),
@@ -346,12 +354,17 @@ impl Cluster {
         let (before, after) = (old.as_deref(), new.as_deref());
         self.reindex(id, before, after);
         self.move_held(before, after);
-        if !wants(before).eq(wants(after)) {
-            let nodes = wants(before).chain(wants(after)).map(|(node, ..)| node.clone());
-            self.journal.desired.extend(nodes);
-        }
+        self.note_wanted(before, after);
         self.follow(old.as_deref(), new.as_deref());
         old
+    }
+
+    /// Notes the nodes that are wanted to do something else with a session now.
+    fn note_wanted(&mut self, before: Option<&Session>, after: Option<&Session>) {
+        let (then, now) = (before.into_iter().flat_map(wanted), after.into_iter().flat_map(wanted));
+        if !then.clone().eq(now.clone()) {
+            self.journal.desired.extend(then.chain(now).map(|(_, grant, _)| grant.node.clone()));
+        }
     }
 
     /// Keeps in step what is found by something else than the id; what has not changed is left.
@@ -399,6 +412,21 @@ impl Cluster {
         old
     }
 
+    pub(super) fn replace_trouble(
+        &mut self,
+        name: &NodeName,
+        new: Option<Trouble>,
+    ) -> Option<Trouble> {
+        let held = self.index.troubles.is_held(name);
+        let old = self.index.troubles.replace(name, new);
+        if held != self.index.troubles.is_held(name) {
+            self.refresh_view(name);
+            self.index.waiting.node_changed(name);
+            self.index.unsettled = true;
+        }
+        old
+    }
+
     fn replace_liveness(&mut self, name: &NodeName, new: Option<Liveness>) -> Option<Liveness> {
         let old = match new {
             Some(liveness) => self.index.liveness.insert(name.clone(), liveness),
@@ -438,11 +466,8 @@ fn exchange_key<K: Eq + Hash>(
 }
 
 /// What each node is wanted to do with a session, by generation.
-fn wants(session: Option<&Session>) -> impl Iterator<Item = (&NodeName, u64, Want)> {
-    session.into_iter().flat_map(|session| {
-        let held = session.held();
-        held.map(|(generation, grant)| (&grant.node, generation, want(session, generation)))
-    })
+pub fn wanted(session: &Session) -> impl Iterator<Item = (u64, &Grant, Want)> + Clone {
+    session.held().map(|(generation, grant)| (generation, grant, want(session, generation)))
 }
 
 /// What is wanted of one placement of a session.

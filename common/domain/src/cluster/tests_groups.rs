@@ -193,8 +193,8 @@ fn a_place_is_taken_only_of_a_lower_preemptible_class_after_its_minimum() {
     let later = T0.plus(60_000);
     assert_eq!(yielding(later), std::slice::from_ref(&low));
 
-    assert!(cluster.preempt(&normal, later).is_err());
-    cluster.preempt(&low, later).unwrap();
+    assert!(cluster.preempt(&normal, &session_id(99), later).is_err());
+    cluster.preempt(&low, &session_id(99), later).unwrap();
     assert_eq!(cluster.session(&low).unwrap().stop_grace_ms, Some(7_000));
     report(&mut cluster, "n1", &low, gone(143));
     assert_eq!(phases(&cluster, &[low.clone(), high]), ["pending", "scheduled"]);
@@ -212,7 +212,7 @@ fn a_class_may_say_that_what_loses_its_place_ends() {
     cluster.apply(Input::PutClass { class: Box::new(stops) }, T0).unwrap();
     let id = create(&mut cluster, 1, of_class("stops", spec(1_000)));
     report(&mut cluster, "n1", &id, running());
-    cluster.preempt(&id, T0).unwrap();
+    cluster.preempt(&id, &session_id(99), T0).unwrap();
     report(&mut cluster, "n1", &id, gone(143));
     let Phase::Ended(ended) = phase(&cluster, &id) else { panic!("not ended") };
     assert_eq!((ended.code.as_str(), ended.outcome), ("PREEMPTED", Outcome::Evicted));
@@ -228,7 +228,7 @@ fn a_gang_loses_its_places_as_a_whole_and_waits_again() {
     }
     let tenants = cluster.tenants(T0);
     assert_eq!((tenants.len(), tenants[0].held.len()), (1, 3));
-    cluster.preempt(&members[1], T0).unwrap();
+    cluster.preempt(&members[1], &session_id(99), T0).unwrap();
     assert_eq!(phases(&cluster, &members), ["stopping"; 3]);
     let high = create(&mut cluster, 2, of_class("high", spec(10_000)));
     for id in &members {
