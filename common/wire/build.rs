@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use std::path::PathBuf;
+use tonic_prost_build::manual;
 
 const FILES: [&str; 6] = [
     "fgpu/v1/types.proto",
@@ -19,5 +20,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(out, descriptors.encode_to_vec())?;
     tonic_prost_build::configure().btree_map(".").build_transport(true).compile_fds(descriptors)?;
+    manual::Builder::new().build_client(false).compile(&[link()]);
     Ok(())
+}
+
+/// The agents' service as a manager serves it: the same calls, with messages of `src/link.rs`.
+fn link() -> manual::Service {
+    let link = manual::Method::builder()
+        .name("link")
+        .route_name("Link")
+        .input_type("crate::link::AgentMessage")
+        .output_type("crate::link::ManagerMessage");
+    let channel = manual::Method::builder()
+        .name("open_channel")
+        .route_name("OpenChannel")
+        .input_type("crate::v1::ChannelUp")
+        .output_type("crate::v1::ChannelDown");
+    let method = |builder: manual::MethodBuilder| {
+        let codec = "tonic_prost::ProstCodec";
+        builder.codec_path(codec).client_streaming().server_streaming().build()
+    };
+    let service = manual::Service::builder().name("AgentService").package("fgpu.v1");
+    service.method(method(link)).method(method(channel)).build()
 }

@@ -9,6 +9,7 @@
 
 mod batch;
 mod commit;
+mod desired;
 mod plan;
 mod snapshot;
 mod task;
@@ -19,7 +20,7 @@ pub(crate) use task::Engine;
 
 use fgpu_domain::cluster::{Applied, Cluster, Explanation, Input, Refusal};
 use fgpu_domain::ids::{SessionId, UserName};
-use fgpu_domain::session::SessionSpec;
+use fgpu_domain::session::{Members, SessionSpec};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     DryRun {
         spec: Box<SessionSpec>,
         owner: UserName,
+        members: Members,
         reply: oneshot::Sender<Result<Explanation, EngineError>>,
     },
     /// Anything that only reads.
@@ -118,8 +120,9 @@ impl EngineHandle {
         &self,
         spec: SessionSpec,
         owner: UserName,
+        members: Members,
     ) -> Result<Explanation, EngineError> {
-        self.ask(|reply| Command::DryRun { spec: Box::new(spec), owner, reply }).await
+        self.ask(|reply| Command::DryRun { spec: Box::new(spec), owner, members, reply }).await
     }
 
     /// What `question` finds in the cluster: what a snapshot does not hold.

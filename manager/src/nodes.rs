@@ -3,10 +3,11 @@
 //!
 //! Heartbeats end here: they touch one cell and no one else.
 
-use fgpu_domain::cluster::Desired;
-use fgpu_domain::ids::NodeName;
+use bytes::Bytes;
+use fgpu_domain::ids::{NodeName, SessionId};
 use fgpu_domain::time::UnixMillis;
 use fgpu_wire::v1;
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,7 +20,26 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct DesiredUpdate {
     /// Grows by one with every change within an epoch, from 1.
     pub(crate) generation: u64,
-    pub(crate) sessions: Arc<Vec<Desired>>,
+    pub(crate) sessions: Arc<Vec<DesiredEntry>>,
+}
+
+/// One placement of a session that a node shall have.
+#[derive(Debug, Clone)]
+pub(crate) struct DesiredEntry {
+    pub(crate) session: SessionId,
+    /// Which placement.
+    pub(crate) generation: u64,
+    /// The `DesiredSession` as it is sent, again and again until it changes.
+    pub(crate) encoded: Bytes,
+}
+
+/// How what one node shall have changes.
+#[derive(Debug)]
+pub(crate) enum DesiredEdit {
+    /// In the place of what is there of the same placement, if anything.
+    Put(DesiredEntry),
+    /// A placement it shall not have any more.
+    Remove(SessionId, u64),
 }
 
 /// One node, seen from outside the engine.
@@ -33,7 +53,8 @@ pub(crate) struct NodeCell {
     seen_at: AtomicU64,
     /// Whether the node counts as silent, so that its next word is news.
     silent: AtomicBool,
-    usage: Mutex<Option<Arc<v1::Heartbeat>>>,
+    /// The last heartbeat as it came: seldom read.
+    usage: Mutex<Option<Vec<u8>>>,
     link: Mutex<Option<LinkHandle>>,
 }
 
@@ -153,10 +174,21 @@ impl NodeCell {
     }
 
     /// Publishes what the node shall have.
-    pub(crate) fn set_desired(&self, sessions: Vec<Desired>) {
+    pub(crate) fn set_desired(&self, sessions: Vec<DesiredEntry>) {
         self.desired.send_modify(|desired| {
             desired.generation += 1;
             desired.sessions = Arc::new(sessions);
+        });
+    }
+
+    /// Publishes changes of what the node shall have, in order.
+    pub(crate) fn change_desired(&self, edits: Vec<DesiredEdit>) {
+        self.desired.send_modify(|desired| {
+            desired.generation += 1;
+            let sessions = Arc::make_mut(&mut desired.sessions);
+            for edit in edits {
+                edit.apply(sessions);
+            }
         });
     }
 
@@ -164,13 +196,15 @@ impl NodeCell {
         self.desired.subscribe()
     }
 
-    pub(crate) fn set_usage(&self, heartbeat: v1::Heartbeat) {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(heartbeat));
+    /// Keeps an encoded heartbeat.
+    pub(crate) fn set_usage(&self, heartbeat: Vec<u8>) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
     }
 
-    /// What the agent measured last.
-    pub(crate) fn usage(&self) -> Option<Arc<v1::Heartbeat>> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the agent measured last, if it can be read.
+    pub(crate) fn usage(&self) -> Option<v1::Heartbeat> {
+        let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        usage.as_deref().and_then(|encoded| v1::Heartbeat::decode(encoded).ok())
     }
 
     pub(crate) fn link(&self) -> Option<LinkHandle> {
@@ -202,6 +236,24 @@ impl NodeCell {
         let mut current = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|link| link.id == id) {
             *current = None;
+        }
+    }
+}
+
+impl DesiredEdit {
+    fn apply(self, sessions: &mut Vec<DesiredEntry>) {
+        let (id, generation) = match &self {
+            Self::Put(entry) => (&entry.session, entry.generation),
+            Self::Remove(session, generation) => (session, *generation),
+        };
+        let known = sessions
+            .iter()
+            .position(|entry| entry.generation == generation && entry.session == *id);
+        match (self, known) {
+            (Self::Put(entry), Some(at)) => sessions[at] = entry,
+            (Self::Put(entry), None) => sessions.push(entry),
+            (Self::Remove(..), Some(at)) => drop(sessions.swap_remove(at)),
+            (Self::Remove(..), None) => {}
         }
     }
 }
@@ -250,6 +302,40 @@ mod tests {
         nodes.retain(|_| false);
         assert!(nodes.find(&name).is_none());
         assert!(nodes.ensure(&name).desired().borrow().generation > before);
+    }
+
+    #[test]
+    fn what_a_node_shall_have_changes_entry_by_entry_and_every_time_its_generation() {
+        let cell = Nodes::default().ensure(&NodeName::new("a1").unwrap());
+        let id = |text: &str| SessionId::new(text).unwrap();
+        let put = |session: &str, generation, text: &'static str| {
+            let encoded = Bytes::from_static(text.as_bytes());
+            DesiredEdit::Put(DesiredEntry { session: id(session), generation, encoded })
+        };
+        let begin = cell.desired().borrow().generation;
+        cell.change_desired(vec![put("aaaaaaaa", 1, "run"), put("bbbbbbbb", 1, "run")]);
+        let seen = cell.desired().borrow().clone();
+        cell.change_desired(vec![
+            put("aaaaaaaa", 1, "stop"),
+            put("aaaaaaaa", 2, "run"),
+            DesiredEdit::Remove(id("bbbbbbbb"), 1),
+            DesiredEdit::Remove(id("cccccccc"), 1),
+        ]);
+
+        let now = cell.desired().borrow().clone();
+        let read = |update: &DesiredUpdate| {
+            let mut entries: Vec<_> = update
+                .sessions
+                .iter()
+                .map(|e| (e.session.to_string(), e.generation, e.encoded.to_vec()))
+                .collect();
+            entries.sort();
+            entries
+        };
+        let entry = |id: &str, generation, text: &str| (id.to_owned(), generation, text.into());
+        assert_eq!(read(&seen), [entry("aaaaaaaa", 1, "run"), entry("bbbbbbbb", 1, "run")]);
+        assert_eq!(read(&now), [entry("aaaaaaaa", 1, "stop"), entry("aaaaaaaa", 2, "run")]);
+        assert_eq!((seen.generation, now.generation), (begin + 1, begin + 2));
     }
 
     #[test]

@@ -39,8 +39,6 @@ const SLOWEST: f64 = 60.0;
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How long nothing may be placed before the run is given up.
 const STUCK: Duration = Duration::from_secs(60);
-/// Nodes, and seconds, of the run without group commit.
-const UNBATCHED_NODES: usize = 500;
 
 /// `fgpu bench cluster`
 #[derive(Debug, Clone, Args)]
@@ -51,18 +49,21 @@ pub(crate) struct ClusterBenchArgs {
     /// Devices of each node
     #[arg(long, value_name = "COUNT", default_value_t = 8)]
     devices: u32,
-    /// Sessions to submit and measure; a gang counts as one and is submitted container by container
+    /// Sessions to submit and measure; a gang counts as one
     #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
     sessions: usize,
     /// Shares of the kinds of session, percent
     #[arg(long, value_name = "KIND=PERCENT,…", default_value_t = Mix::default())]
-    mix: Mix,
+    pub(super) mix: Mix,
     /// What the mix is drawn from
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    seed: u64,
+    pub(super) seed: u64,
     /// Submit so many containers a second instead of as fast as the manager answers
     #[arg(long, value_name = "PER-SECOND")]
-    rate: Option<u64>,
+    pub(super) rate: Option<u64>,
+    /// Submit the containers of a gang as single sessions with one label instead of with its size
+    #[arg(long)]
+    pub(super) loose_gangs: bool,
     /// Calls on their way at a time
     #[arg(long, value_name = "COUNT", default_value_t = 256)]
     concurrency: usize,
@@ -113,7 +114,7 @@ pub(crate) async fn run(args: ClusterBenchArgs) -> Result<(), Failure> {
         let manager =
             ManagerOptions::new("/fgpu-bench/unbatched/")?.with("FGPU_BENCH_MAX_BATCH", 1);
         let run = Run {
-            nodes: args.nodes.min(UNBATCHED_NODES),
+            nodes: args.nodes,
             sessions: args.sessions,
             warm: false,
             limit: Some(Duration::from_secs(args.unbatched_seconds)),
@@ -136,7 +137,7 @@ pub(crate) async fn run(args: ClusterBenchArgs) -> Result<(), Failure> {
     };
     output::say("with group commit:");
     let batched = measure(&args, &etcd, folder.path(), run).await?;
-    let report = Report::new(args.mix.to_string(), args.seed, args.rate, batched, unbatched);
+    let report = Report::new(&args, batched, unbatched);
     match args.output {
         Format::Json => output::json(&report),
         Format::Table if args.json => output::json(&report),
@@ -229,6 +230,7 @@ async fn load(args: &ClusterBenchArgs, manager: &Manager) -> Result<Load, Failur
         connections,
         concurrency: args.concurrency,
         rate: args.rate,
+        loose_gangs: args.loose_gangs,
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fgpu_wire::v1;
+use fgpu_wire::v1::create_session_request::Members;
 use fgpu_wire::v1::gpu_request::Amount;
 use fgpu_wire::v1::session_service_client::SessionServiceClient;
 use tokio::task::JoinSet;
@@ -29,12 +30,14 @@ pub(crate) struct Load {
     pub(crate) connections: Vec<Channel>,
     /// Calls on their way at a time.
     pub(crate) concurrency: usize,
-    /// Sessions a second; `None`: as fast as they are answered.
+    /// Containers a second; `None`: as fast as they are answered.
     pub(crate) rate: Option<u64>,
+    /// Whether the containers of a gang are submitted one by one, as sessions of their own.
+    pub(crate) loose_gangs: bool,
 }
 
 impl Load {
-    /// Submits the containers `from..to` of `board`; ends when each is answered or `stop` holds.
+    /// Submits the containers of `range` on `board`; ends when each is answered or `stop` holds.
     pub(crate) async fn submit(
         &self,
         board: &Arc<Board>,
@@ -56,9 +59,13 @@ impl Load {
                     if number >= end || stop() {
                         return Ok::<_, Status>(());
                     }
+                    let together = load.together(&board, number);
+                    if together == 0 {
+                        continue;
+                    }
                     let at_us = load.turn(&board, number - first, begin_us).await;
-                    board.submitted(number, at_us);
-                    client.create_session(load.request(&board, number)?).await?;
+                    (number..number + together).for_each(|number| board.submitted(number, at_us));
+                    client.create_session(load.request(&board, number, together)?).await?;
                 }
             });
         }
@@ -87,15 +94,32 @@ impl Load {
         }
     }
 
+    /// How many containers are submitted with `number`: a whole gang with its first one, and none
+    /// with the others.
+    fn together(&self, board: &Board, number: usize) -> usize {
+        let containers = board.containers();
+        let container = &containers[number];
+        if self.loose_gangs || container.kind != Kind::Gang {
+            return 1;
+        }
+        let same = |other: &&Container| other.job == container.job;
+        match number.checked_sub(1).and_then(|before| containers.get(before)).filter(same) {
+            Some(_) => 0,
+            None => containers[number..].iter().take_while(same).count(),
+        }
+    }
+
     fn request(
         &self,
         board: &Board,
         number: usize,
+        together: usize,
     ) -> Result<Request<v1::CreateSessionRequest>, Status> {
         let spec = Some(spec(&board.containers()[number], number));
         let request_id = format!("bench-{}-{number}", self.run);
-        let mut request =
-            Request::new(v1::CreateSessionRequest { spec, request_id, members: None });
+        let gang = !self.loose_gangs && board.containers()[number].kind == Kind::Gang;
+        let members = gang.then(|| Members::GangSize(u32::try_from(together).unwrap_or(u32::MAX)));
+        let mut request = Request::new(v1::CreateSessionRequest { spec, request_id, members });
         let bearer = format!("Bearer {}", self.token).parse();
         let bearer = bearer.map_err(|_| Status::internal("a token that is no header"))?;
         request.metadata_mut().insert("authorization", bearer);
@@ -131,6 +155,31 @@ pub(super) fn spec(container: &Container, number: usize) -> v1::SessionSpec {
 mod tests {
     use super::super::mix::Mix;
     use super::*;
+
+    #[tokio::test]
+    async fn a_gang_is_submitted_whole_with_its_first_container_unless_it_is_loose() {
+        let board = Board::new("gang=100".parse::<Mix>().unwrap().generate(3, 1), 100_000);
+        let mut load = Load {
+            token: "t".into(),
+            run: 1,
+            connections: Vec::new(),
+            concurrency: 1,
+            rate: None,
+            loose_gangs: false,
+        };
+        let total = board.containers().len();
+        let together: Vec<usize> = (0..total).map(|n| load.together(&board, n)).collect();
+        assert_eq!(together.iter().sum::<usize>(), total);
+        assert_eq!(together.iter().filter(|count| **count > 0).count(), 3);
+        assert_eq!(board.containers()[together[0]].job, 1, "the next job begins after the first");
+        let request = load.request(&board, 0, together[0]).unwrap().into_inner();
+        let size = u32::try_from(together[0]).unwrap();
+        assert_eq!(request.members, Some(Members::GangSize(size)));
+
+        load.loose_gangs = true;
+        assert!((0..total).all(|number| load.together(&board, number) == 1));
+        assert_eq!(load.request(&board, 0, 1).unwrap().into_inner().members, None);
+    }
 
     #[test]
     fn each_kind_asks_for_what_it_takes() {

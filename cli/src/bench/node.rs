@@ -123,8 +123,7 @@ impl Agent {
                 self.forget(&id);
                 reports.push(gone(id, generation));
             } else if self.held.get(&id).is_none_or(|(held, _)| *held != generation) {
-                let number = session.spec.as_ref().and_then(|spec| spec.labels.get(LABEL));
-                let number = number.and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+                let number = container_of(&session.spec, &session.group_environment);
                 self.node.board.bound(number);
                 self.by_number.insert(number, id.clone());
                 self.held.insert(id.clone(), (generation, number));
@@ -201,6 +200,18 @@ impl Agent {
     async fn send(&mut self, up: Up) -> Result<(), Status> {
         self.out.send(message(up)).await.map_err(|_| Status::cancelled("the stream has gone"))
     }
+}
+
+/// The number on the board: that of the label, which all members of a gang share, and how many
+/// members come before it.
+fn container_of(
+    spec: &Option<v1::SessionSpec>,
+    environment: &std::collections::BTreeMap<String, String>,
+) -> usize {
+    let number = |text: Option<&String>| text.and_then(|text| text.parse::<usize>().ok());
+    let first = number(spec.as_ref().and_then(|spec| spec.labels.get(LABEL)));
+    let index = number(environment.get("FGPU_CLUSTER_INDEX")).unwrap_or(0);
+    first.map_or(usize::MAX, |first| first.saturating_add(index))
 }
 
 async fn until(at: Option<Instant>) {

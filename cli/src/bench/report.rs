@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::board::Board;
+use super::cluster::ClusterBenchArgs;
 use super::measure::{StoreCounts, Usage, percentile};
 use crate::output::Table;
 
@@ -57,7 +58,6 @@ pub(crate) struct Report {
     mix: String,
     seed: u64,
     rate: Option<u64>,
-    /// There are no gangs in the contract yet.
     gangs_as_single_sessions: bool,
     batched: RunReport,
     unbatched: Option<RunReport>,
@@ -154,9 +154,7 @@ fn middle(mut moments: Vec<u64>) -> (u64, u64) {
 
 impl Report {
     pub(crate) fn new(
-        mix: String,
-        seed: u64,
-        rate: Option<u64>,
+        args: &ClusterBenchArgs,
         batched: RunReport,
         unbatched: Option<RunReport>,
     ) -> Self {
@@ -165,10 +163,10 @@ impl Report {
             .filter(|run| run.containers_per_second > 0.0)
             .map(|run| batched.containers_per_second / run.containers_per_second);
         Self {
-            mix,
-            seed,
-            rate,
-            gangs_as_single_sessions: true,
+            mix: args.mix.to_string(),
+            seed: args.seed,
+            rate: args.rate,
+            gangs_as_single_sessions: args.loose_gangs,
             batched,
             unbatched,
             group_commit_gain: gain,
@@ -205,8 +203,10 @@ impl Report {
         if let Some(gain) = self.group_commit_gain {
             text.push_str(&format!("group commit places {gain:.1} times as many\n"));
         }
-        text.push_str(&format!("mix {}, seed {}; ", self.mix, self.seed));
-        text.push_str("containers of a gang are submitted as single sessions with one label\n");
+        text.push_str(&format!("mix {}, seed {}\n", self.mix, self.seed));
+        if self.gangs_as_single_sessions {
+            text.push_str("containers of a gang are submitted as single sessions with one label\n");
+        }
         text
     }
 }
@@ -262,7 +262,15 @@ mod tests {
         assert!((report.store_keys_per_transaction - 100.0).abs() < 1e-9);
         assert!((report.manager_cpu_us_per_placement - 100.0).abs() < 1e-9);
         assert_eq!(report.manager_peak_kib, 2048);
-        let whole = Report::new("one=100".to_owned(), 1, None, report.clone(), Some(report));
+        let whole = Report {
+            mix: "one=100".to_owned(),
+            seed: 1,
+            rate: None,
+            gangs_as_single_sessions: true,
+            batched: report.clone(),
+            unbatched: Some(report),
+            group_commit_gain: Some(1.0),
+        };
         assert!(whole.table().contains("group commit places 1.0 times"), "{}", whole.table());
     }
 }

@@ -21,6 +21,10 @@ pub(super) fn table(sessions: &[SessionView], now_ms: u64) -> Table {
         "AGE",
         "COMMAND",
     ];
+    let waiting_any = sessions.iter().any(|session| session.pending_reason.is_some());
+    if waiting_any {
+        heads.insert(5, "WAITS FOR");
+    }
     if grouped {
         heads.insert(1, "GROUP");
     }
@@ -47,6 +51,9 @@ pub(super) fn table(sessions: &[SessionView], now_ms: u64) -> Table {
             output::age_of(session.created_at_ms, now_ms),
             short(&command(session), 40),
         ];
+        if waiting_any {
+            cells.insert(5, session.pending_reason.clone().unwrap_or_default());
+        }
         if grouped {
             let group = session.group.as_ref();
             cells.insert(1, group.map(view::GroupView::label).unwrap_or_default());
@@ -92,6 +99,15 @@ fn short(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// `spread over fgpu.io/rack`
+fn arrangement(spec: &view::SpecView) -> String {
+    match (&spec.arrangement, &spec.spread_over) {
+        (Some(arrangement), Some(label)) => format!("{arrangement} over {label}"),
+        (Some(arrangement), None) => arrangement.clone(),
+        (None, _) => String::new(),
+    }
+}
+
 /// One session in full.
 pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
     let spec = &view.spec;
@@ -120,6 +136,7 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
         ("project", view.project.clone()),
         ("group", view.group.as_ref().map(group).unwrap_or_default()),
         ("state", format!("{} for {}", state(view), output::age_of(view.phase_since_ms, now_ms))),
+        ("waits for", text(&view.pending_reason)),
         ("reason", text(&view.reason)),
         ("reason code", text(&view.reason_code)),
         ("created", ago(view.created_at_ms)),
@@ -140,6 +157,7 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
         ("after", lines(spec.after.iter().map(after).collect())),
         ("start at", spec.start_at_ms.map(output::instant).unwrap_or_default()),
         ("pending timeout", some_amount(spec.pending_timeout_ms, output::age)),
+        ("arrangement", arrangement(spec)),
         ("movable", if spec.movable { "yes".to_owned() } else { String::new() }),
         ("time limit", some_amount(spec.time_limit_ms, output::age)),
         ("stop grace", some_amount(spec.stop_grace_ms, output::age)),
@@ -230,6 +248,24 @@ mod tests {
         let kind = v1::GroupKind::Array.into();
         let group = v1::Group { id: "abcd1234".into(), index, size: 9, kind, at_once: 2 };
         v1::Session { group: Some(group), ..running() }
+    }
+
+    #[test]
+    fn what_sessions_wait_for_is_a_column_where_any_does() {
+        let mut waits = member(1);
+        waits.group = None;
+        waits.phase = v1::Phase::Pending.into();
+        waits.pending_reason = "room".into();
+        let mut runs = waits.clone();
+        runs.phase = v1::Phase::Running.into();
+        runs.pending_reason = String::new();
+        let text = table(&[runs.clone().into(), waits.into()], 0).render();
+        assert!(
+            text.lines().next().is_some_and(|heads| heads.contains("STATE    WAITS FOR")),
+            "{text}"
+        );
+        assert!(text.contains("running  -  ") && text.contains("pending  room"), "{text}");
+        assert!(!table(&[runs.into()], 0).render().contains("WAITS FOR"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct SessionView {
     pub(crate) exit_code: Option<i32>,
     pub(crate) reason_code: Option<String>,
     pub(crate) reason: Option<String>,
+    pub(crate) pending_code: Option<String>,
+    pub(crate) pending_reason: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) phase_since_ms: u64,
     pub(crate) placed_at_ms: Option<u64>,
@@ -83,6 +85,8 @@ pub(crate) struct SpecView {
     pub(crate) start_at_ms: Option<u64>,
     pub(crate) pending_timeout_ms: u64,
     pub(crate) movable: bool,
+    pub(crate) arrangement: Option<String>,
+    pub(crate) spread_over: Option<String>,
 }
 
 /// How much GPU was asked for.
@@ -153,8 +157,38 @@ pub(crate) struct ExplainView {
     pub(crate) nodes: Vec<ReasonView>,
     pub(crate) counts: Vec<CountView>,
     pub(crate) would_fit: Vec<String>,
+    pub(crate) alternatives: Vec<AlternativeView>,
+    pub(crate) members: u32,
+    pub(crate) starts_now: u32,
+    pub(crate) places: Vec<NodeMembersView>,
+    pub(crate) reservation: Option<ReservationView>,
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) holds: Vec<HoldView>,
+}
+
+/// A change with which what was asked for would start now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct AlternativeView {
+    pub(crate) code: String,
+    pub(crate) text: String,
+    pub(crate) flags: BTreeMap<String, String>,
+    pub(crate) nodes: Vec<String>,
+}
+
+/// Members of an array or gang on one node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct NodeMembersView {
+    pub(crate) node: String,
+    pub(crate) members: u32,
+}
+
+/// Room that is kept for a session which found none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ReservationView {
+    /// Absent: nobody knows.
+    pub(crate) at_ms: Option<u64>,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) binding: bool,
 }
 
 /// What else keeps a session waiting.
@@ -208,6 +242,8 @@ impl From<v1::Session> for SessionView {
             exit_code: session.exit_code,
             reason_code: some(session.reason_code),
             reason: some(session.reason),
+            pending_code: some(session.pending_code),
+            pending_reason: some(session.pending_reason),
             created_at_ms: session.created_at_ms,
             phase_since_ms: session.phase_since_ms,
             started_at_ms: Some(session.started_at_ms).filter(|at| *at > 0),
@@ -262,6 +298,7 @@ impl From<v1::SessionSpec> for SpecView {
             isolation: word(spec.isolation().as_str_name(), "ISOLATION_"),
             on_disconnect: word(spec.on_disconnect().as_str_name(), "ON_DISCONNECT_"),
             on_lost: word(spec.on_lost().as_str_name(), "ON_LOST_"),
+            arrangement: word(spec.arrangement().as_str_name(), "ARRANGEMENT_"),
             image: spec.image,
             entrypoint: spec.entrypoint,
             command: spec.command,
@@ -286,6 +323,7 @@ impl From<v1::SessionSpec> for SpecView {
             start_at_ms: Some(spec.start_at_ms).filter(|at| *at > 0),
             pending_timeout_ms: spec.pending_timeout_ms,
             movable: spec.movable,
+            spread_over: some(spec.spread_over),
         }
     }
 }
@@ -416,6 +454,19 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             nodes: count.nodes,
             example: count.example,
         };
+        let alternative = |other: v1::Alternative| AlternativeView {
+            code: other.code,
+            text: other.text,
+            flags: other.flags,
+            nodes: other.nodes,
+        };
+        let place =
+            |place: v1::NodeMembers| NodeMembersView { node: place.node, members: place.members };
+        let reservation = |promise: v1::Reservation| ReservationView {
+            at_ms: Some(promise.at_ms).filter(|at| *at > 0),
+            nodes: promise.nodes,
+            binding: promise.binding,
+        };
         let hold =
             |hold: v1::Hold| HoldView { code: hold.code, text: hold.text, metadata: hold.metadata };
         Self {
@@ -427,6 +478,11 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             nodes: answer.nodes.into_iter().map(Into::into).collect(),
             counts: answer.counts.into_iter().map(count).collect(),
             would_fit: answer.would_fit,
+            alternatives: answer.alternatives.into_iter().map(alternative).collect(),
+            members: answer.members,
+            starts_now: answer.starts_now,
+            places: answer.places.into_iter().map(place).collect(),
+            reservation: answer.reservation.map(reservation),
             attempts: answer.attempts.into_iter().map(Into::into).collect(),
             holds: answer.holds.into_iter().map(hold).collect(),
         }

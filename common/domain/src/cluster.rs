@@ -9,6 +9,7 @@
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
 mod accounts;
+mod arrange;
 mod arrays;
 mod create;
 mod defrag;
@@ -33,11 +34,15 @@ mod standings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_explain;
+#[cfg(test)]
 mod tests_faults;
 #[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
 mod tests_moves;
+#[cfg(test)]
+mod tests_preempt;
 #[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
@@ -50,17 +55,20 @@ mod tests_quotas;
 mod tests_random;
 mod waiting;
 mod waiting_check;
+mod waits_for;
 
 pub(crate) use accounts::counted;
+pub use arrange::TOPOLOGY;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
 pub use holdoff::Trouble;
-pub use index::{Changes, Record, RecordKey};
+pub use index::{Changes, Record, RecordKey, wanted};
 pub use input::{Applied, Input};
 pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
 pub use rivals::{Blocked, Tenant};
 pub use schedule::Desired;
+pub use waits_for::WaitsFor;
 
 use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};

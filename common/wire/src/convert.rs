@@ -11,7 +11,6 @@ mod project;
 mod session;
 mod spec;
 
-pub use explain::{hold_after, hold_array, hold_gang, hold_quota, hold_until};
 pub use group::members;
 pub use node::{device, device_usage, inventory, runtime_facts, unit_policy};
 pub use project::{change_quota, priority_class, project, project_name, quota_of, users};

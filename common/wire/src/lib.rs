@@ -8,6 +8,7 @@
 
 pub mod convert;
 pub mod error;
+pub mod link;
 
 /// Generated messages, clients and servers.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -3,8 +3,8 @@
 use super::Caller;
 use crate::links;
 use fgpu_wire::error::{CallError, ErrorCode};
+use fgpu_wire::link::{AgentMessage, AgentService, ManagerMessage};
 use fgpu_wire::v1;
-use fgpu_wire::v1::agent_service_server::AgentService;
 use fgpu_wire::v1::channel_up::Message as Up;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const NAME_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Agents;
 
-type Message = Result<v1::ManagerMessage, Status>;
+type Message = Result<ManagerMessage, Status>;
 type Unboxed = fn(Box<Message>) -> Message;
 
 #[tonic::async_trait]
@@ -31,7 +31,7 @@ impl AgentService for Agents {
 
     async fn link(
         &self,
-        request: Request<Streaming<v1::AgentMessage>>,
+        request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
         let term = Caller::of(&request)?.term;
         let (out, messages) = mpsc::channel(OUTBOUND);

@@ -45,6 +45,7 @@ pub(crate) fn from_refusal(refusal: &Refusal) -> CallError {
         | Refusal::QuotaExceeded(_)
         | Refusal::DependencyNotFound { .. }
         | Refusal::PlanStale { .. }
+        | Refusal::GangNeverFits { .. }
         | Refusal::DependencyFailed { .. } => CallError::from(refusal.clone()),
         Refusal::MountNotAllowed { path } => error.with("path", path),
         Refusal::Spec(_) | Refusal::NeverFits(_) | Refusal::NoImage | Refusal::NoCommand => error,

@@ -12,7 +12,6 @@ use fgpu_domain::units::{CpuMilli, MemoryBytes};
 use fgpu_wire::convert::phase_of;
 use fgpu_wire::v1;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// What is held, by node; worked out once per call.
 pub(super) struct NodeMap<'a> {
@@ -65,9 +64,9 @@ impl<'a> NodeMap<'a> {
 
     pub(super) fn devices(&mut self, node: &Node) -> Vec<v1::Device> {
         let cell = self.caller.term.nodes.find(&node.name);
-        let usage: Option<Arc<v1::Heartbeat>> = cell.and_then(|cell| cell.usage());
+        let usage = cell.and_then(|cell| cell.usage());
         let devices = node.inventory.devices.iter();
-        devices.map(|device| self.device(node, device, usage.as_deref())).collect()
+        devices.map(|device| self.device(node, device, usage.as_ref())).collect()
     }
 
     fn device(&self, node: &Node, device: &Device, usage: Option<&v1::Heartbeat>) -> v1::Device {

@@ -1,7 +1,7 @@
 //! Sessions.
 
 use super::{Caller, errors, explain, groups, streams, watch};
-use fgpu_domain::cluster::{Applied, Input};
+use fgpu_domain::cluster::{Applied, Cluster, Input};
 use fgpu_domain::ids::{IdError, RequestId, SessionId};
 use fgpu_domain::session::{Phase, Session, SessionSpec, StopReason};
 use fgpu_service::secret;
@@ -12,12 +12,15 @@ use fgpu_wire::v1::session_service_server::SessionService;
 use prost::Message as _;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Sessions on one page at most, and the bytes after which a page ends.
 const PAGE: usize = 1000;
 const PAGE_BYTES: usize = 4 << 20;
+/// How long a list waits for what its sessions wait for.
+const REASON_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) struct Sessions;
 
@@ -64,10 +67,11 @@ impl SessionService for Sessions {
     ) -> Result<Response<v1::ExplainSessionResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        convert::members(request.members)?;
+        let members = convert::members(request.members)?;
         let spec = spec_of(&caller, request.spec)?;
         let owner = caller.identity.user.clone();
-        let answer = caller.term.engine.dry_run(spec, owner).await.map_err(errors::from_engine)?;
+        let answer = caller.term.engine.dry_run(spec, owner, members).await;
+        let answer = answer.map_err(errors::from_engine)?;
         Ok(Response::new(explained(&caller, &answer)))
     }
 
@@ -77,7 +81,10 @@ impl SessionService for Sessions {
     ) -> Result<Response<v1::Session>, Status> {
         let caller = Caller::of(&request)?;
         let session = caller.find(&request.into_inner().session)?;
-        Ok(Response::new((&*session).into()))
+        let mut found = [v1::Session::from(&*session)];
+        say_what_they_wait_for(&caller, &mut found).await;
+        let [session] = found;
+        Ok(Response::new(session))
     }
 
     async fn list_sessions(
@@ -85,7 +92,9 @@ impl SessionService for Sessions {
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsResponse>, Status> {
         let caller = Caller::of(&request)?;
-        Ok(Response::new(list(&caller, &request.into_inner())?))
+        let mut page = list(&caller, &request.into_inner())?;
+        say_what_they_wait_for(&caller, &mut page.sessions).await;
+        Ok(Response::new(page))
     }
 
     async fn watch_sessions(
@@ -269,6 +278,28 @@ fn list(
         page.sessions.push(wire);
     }
     Ok(page)
+}
+
+/// Adds to sessions that wait what they wait for. The engine knows; where it does not answer soon
+/// the list goes without.
+async fn say_what_they_wait_for(caller: &Caller, sessions: &mut [v1::Session]) {
+    let waits = |session: &&mut v1::Session| session.phase() == v1::Phase::Pending;
+    let mut waiting: Vec<&mut v1::Session> = sessions.iter_mut().filter(waits).collect();
+    if waiting.is_empty() {
+        return;
+    }
+    let ids: Vec<String> = waiting.iter().map(|session| session.id.clone()).collect();
+    let look = move |cluster: &Cluster| {
+        let waits_for = |id: String| cluster.waits_for(&SessionId::new(id).ok()?);
+        ids.into_iter().map(waits_for).collect::<Vec<_>>()
+    };
+    let asked = tokio::time::timeout(REASON_PATIENCE, caller.term.engine.read(look)).await;
+    let Ok(Ok(found)) = asked else { return };
+    for (session, waits_for) in waiting.iter_mut().zip(found) {
+        let Some(waits_for) = waits_for else { continue };
+        waits_for.code().clone_into(&mut session.pending_code);
+        session.pending_reason = waits_for.to_string();
+    }
 }
 
 fn matches(request: &v1::ListSessionsRequest, session: &Arc<Session>) -> bool {

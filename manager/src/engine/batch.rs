@@ -65,6 +65,17 @@ impl Unit {
         changed.chain(self.deleted.iter().cloned().map(SessionChange::Removed))
     }
 
+    /// Each session it changed: as it was before, and as it is after it.
+    pub(super) fn sessions(
+        &self,
+    ) -> impl Iterator<Item = (Option<&Arc<Session>>, Option<&Arc<Session>>)> {
+        let changed = self.changes.puts.iter().filter_map(|record| match record {
+            Record::Session(session) => Some((self.changes.before(&session.id), Some(session))),
+            Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
+        });
+        changed.chain(self.deleted.iter().map(|session| (Some(session), None)))
+    }
+
     /// Its changes, to be undone, and what must be asked again then.
     pub(super) fn undo(self) -> (Changes, Option<Command>) {
         let again = self.input.zip(self.answer);

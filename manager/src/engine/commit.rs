@@ -121,19 +121,20 @@ impl Committer {
     }
 
     /// The transaction that writes `chunk`.
-    pub(super) fn prepare(&mut self, chunk: &Chunk) -> Pending {
+    pub(super) fn prepare(&mut self, chunk: Chunk) -> Pending {
         self.batches += 1;
         let id = format!("{}-{}-{}", self.epoch, self.term, self.batches).into_bytes();
         let unmoved = Compare::ModRevision { key: keys::COMMIT.to_owned(), revision: self.mark };
         let mut txn =
             Txn::new().compare(self.fence.clone()).compare(unmoved).put(keys::COMMIT, id.clone());
-        for (key, value) in &chunk.writes {
+        let optional = !chunk.continues;
+        for (key, value) in chunk.writes {
             txn = match value {
-                Some(value) => txn.put(key, value.clone()),
+                Some(value) => txn.put(key, value),
                 None => txn.delete(key),
             };
         }
-        Pending { txn, id, uncertain: false, optional: !chunk.continues }
+        Pending { txn, id, uncertain: false, optional }
     }
 
     /// Sends `pending` once. The future borrows nothing, so the caller can do other things.

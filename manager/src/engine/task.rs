@@ -2,17 +2,17 @@
 
 use super::batch::{Batch, Unit};
 use super::commit::{Attempt, Pending};
+use super::desired::{self, Edits};
 use super::plan::Chunk;
 use super::{
     ChangeBatch, Command, Committer, EngineError, EngineHandle, INBOX, SessionChange, Snapshot,
 };
 use crate::nodes::Nodes;
-use fgpu_domain::cluster::{Cluster, Desired};
-use fgpu_domain::ids::NodeName;
+use fgpu_domain::cluster::Cluster;
 use fgpu_domain::time::UnixMillis;
 use fgpu_service::clock::Clock;
 use fgpu_store::StoreError;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -58,7 +58,7 @@ struct Seen {
     /// `None`: readers see no difference.
     snapshot: Option<Arc<Snapshot>>,
     news: Vec<SessionChange>,
-    desired: Vec<(NodeName, Vec<Desired>)>,
+    desired: Edits,
 }
 
 /// The leadership is gone: nothing here may be used any more.
@@ -83,7 +83,7 @@ impl Engine {
         let handle =
             EngineHandle { inbox: sender, published: reader, changes: changes.clone(), health };
         for name in cluster.nodes().keys() {
-            nodes.ensure(name).set_desired(cluster.desired(name));
+            nodes.ensure(name).set_desired(desired::all(&cluster, name));
         }
         let (probe_at, ticked_at) = (None, UnixMillis(0));
         let engine = Self {
@@ -189,7 +189,7 @@ impl Engine {
     /// Whether the store takes writes again; then what waited goes on.
     async fn probe(&mut self) -> Result<(), Deposed> {
         self.probe_at = None;
-        if self.write(&Chunk::default()).await?.is_ok() {
+        if self.write(Chunk::default()).await?.is_ok() {
             self.tick();
             self.fly().await?;
         }
@@ -217,8 +217,9 @@ impl Engine {
             Command::Explain { id, reply } => {
                 let _ = reply.send(self.cluster.explain(&id).map_err(Into::into));
             }
-            Command::DryRun { spec, owner, reply } => {
-                let _ = reply.send(self.cluster.dry_run(&spec, &owner).map_err(Into::into));
+            Command::DryRun { spec, owner, members, reply } => {
+                let answer = self.cluster.dry_run_members(&spec, &owner, members);
+                let _ = reply.send(answer.map_err(Into::into));
             }
             Command::Ask(question) => question.answer(Ok(&self.cluster)),
             // Not a question; `handle` keeps it away.
@@ -264,9 +265,10 @@ impl Engine {
         // Now, before anything else is applied.
         let seen = self.seen(&batch.units);
         let mut written = 0;
-        for chunk in &chunks {
+        for chunk in chunks {
+            let complete = chunk.complete;
             match self.write(chunk).await? {
-                Ok(()) => written = chunk.complete,
+                Ok(()) => written = complete,
                 Err(error) => {
                     self.fall_back(batch.units, written, &error);
                     return Ok(());
@@ -300,7 +302,7 @@ impl Engine {
     }
 
     /// Writes one transaction; returns when its outcome is certain.
-    async fn write(&mut self, chunk: &Chunk) -> Result<Result<(), EngineError>, Deposed> {
+    async fn write(&mut self, chunk: Chunk) -> Result<Result<(), EngineError>, Deposed> {
         let mut pending = self.committer.prepare(chunk);
         loop {
             let answer = self.send(&pending).await;
@@ -367,11 +369,12 @@ impl Engine {
         let changed = nodes.peek().is_some() || units.iter().any(|unit| !unit.changes.is_empty());
         let old = self.published.borrow().clone();
         let snapshot = changed.then(|| Arc::new(old.next(&self.cluster, nodes)));
-        let wanted: BTreeSet<&NodeName> =
-            units.iter().flat_map(|unit| &unit.changes.desired).collect();
-        let desired = wanted.into_iter().map(|name| (name.clone(), self.cluster.desired(name)));
+        let mut desired = Edits::new();
+        for unit in units {
+            desired::add(&mut desired, &self.cluster, unit);
+        }
         let news = units.iter().flat_map(Unit::news).collect();
-        Seen { snapshot, news, desired: desired.collect() }
+        Seen { snapshot, news, desired }
     }
 
     /// Publishes what is durable: readers, watchers, agents, and last the callers.
@@ -384,7 +387,7 @@ impl Engine {
             }
         }
         for (name, desired) in seen.desired {
-            self.nodes.ensure(&name).set_desired(desired);
+            self.nodes.ensure(&name).change_desired(desired);
         }
         for (reply, result) in units.into_iter().filter_map(|unit| unit.answer) {
             let _ = reply.send(result.map_err(Into::into));

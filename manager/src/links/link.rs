@@ -9,13 +9,15 @@ use crate::leader::Term;
 use fgpu_domain::cluster::{Applied, Input};
 use fgpu_service::retry::{Backoff, Retry};
 use fgpu_wire::error::{CallError, ErrorCode};
-use fgpu_wire::v1::agent_message::Message;
+use fgpu_wire::link::{AgentMessage, ManagerMessage, Up, heartbeat_sequence};
 use fgpu_wire::{PROTOCOL_VERSION, convert, v1};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, Streaming};
 
 /// How long an agent may take to say who it is.
@@ -27,13 +29,13 @@ const BACKOFF: Backoff =
 
 /// Where messages to the agent go; boxed, because a channel keeps room for many and a manager has
 /// thousands of channels.
-type Out = mpsc::Sender<Box<Result<v1::ManagerMessage, Status>>>;
+type Out = mpsc::Sender<Box<Result<ManagerMessage, Status>>>;
 /// An input on its way to the engine, and its answer.
 type Submission =
     std::pin::Pin<Box<dyn Future<Output = (Input, Result<Applied, EngineError>)> + Send>>;
 
 /// Talks with one agent until either side ends it; an error is what the agent is told.
-pub(crate) async fn serve(term: Arc<Term>, inbound: Streaming<v1::AgentMessage>, out: Out) {
+pub(crate) async fn serve(term: Arc<Term>, inbound: Streaming<AgentMessage>, out: Out) {
     if let Err(error) = talk(&term, inbound, &out).await {
         tracing::info!(code = %error.code, %error, "an agent's link ends");
         // The agent may have gone, or read nothing.
@@ -43,12 +45,12 @@ pub(crate) async fn serve(term: Arc<Term>, inbound: Streaming<v1::AgentMessage>,
 
 async fn talk(
     term: &Arc<Term>,
-    mut inbound: Streaming<v1::AgentMessage>,
+    mut inbound: Streaming<AgentMessage>,
     out: &Out,
 ) -> Result<(), CallError> {
     let first = timeout(REGISTER_WITHIN, inbound.message()).await;
     let message = match first {
-        Ok(Ok(Some(v1::AgentMessage { message: Some(Message::Register(message)) }))) => message,
+        Ok(Ok(Some(AgentMessage { message: Some(Up::Register(message)) }))) => message,
         Ok(Ok(None) | Err(_)) => return Ok(()),
         Ok(Ok(Some(_))) => {
             return Err(CallError::field("message", "", "an agent registers first"));
@@ -101,17 +103,19 @@ impl Link {
 
     async fn run(
         mut self,
-        mut inbound: Streaming<v1::AgentMessage>,
+        mut inbound: Streaming<AgentMessage>,
         out: &Out,
     ) -> Result<(), CallError> {
-        let mut desired = self.registered.cell.desired();
-        let replaced = self.registered.link.replaced.clone();
-        let ended = self.term.ended.clone();
+        // Made once: to wait anew with every message would cost more than the message.
+        let mut desired = WatchStream::from_changes(self.registered.cell.desired());
+        let (replaced, ended) = (self.registered.link.replaced.clone(), self.term.ended.clone());
+        let (replaced, ended) = (replaced.cancelled(), ended.cancelled());
+        tokio::pin!(replaced, ended);
         loop {
             self.submit();
             tokio::select! {
-                () = ended.cancelled() => return Err(self.term.not_leader()),
-                () = replaced.cancelled() => return Err(self.replaced()),
+                () = &mut ended => return Err(self.term.not_leader()),
+                () = &mut replaced => return Err(self.replaced()),
                 permit = out.reserve(), if !self.outbox.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(message) = self.outbox.next(self.term.epoch) {
@@ -125,9 +129,8 @@ impl Link {
                 Some(request) = self.registered.channels.recv(), if self.outbox.takes_channels() => {
                     self.outbox.channel(request);
                 }
-                changed = desired.changed() => {
-                    let Ok(()) = changed else { return Ok(()) };
-                    let update = desired.borrow_and_update().clone();
+                update = desired.next() => {
+                    let Some(update) = update else { return Ok(()) };
                     self.outbox.desired(update);
                 }
                 (input, answer) = answered(&mut self.submission) => {
@@ -139,24 +142,25 @@ impl Link {
         }
     }
 
-    fn take(&mut self, message: v1::AgentMessage) -> Result<(), CallError> {
+    fn take(&mut self, message: AgentMessage) -> Result<(), CallError> {
         self.heard();
         match message.message {
-            Some(Message::Heartbeat(heartbeat)) => {
-                self.outbox.ack(heartbeat.sequence);
+            Some(Up::Heartbeat(heartbeat)) => {
+                let unreadable = |_| CallError::field("heartbeat", "", "a message");
+                self.outbox.ack(heartbeat_sequence(&heartbeat).map_err(unreadable)?);
                 self.registered.cell.set_usage(heartbeat);
             }
-            Some(Message::Reports(reports)) => {
+            Some(Up::Reports(reports)) => {
                 let full = reports.full;
                 let read = reports.sessions.into_iter().map(convert::report);
                 self.inbox.reports(read.collect::<Result<_, _>>()?, full);
             }
-            Some(Message::Inventory(inventory)) => {
+            Some(Up::Inventory(inventory)) => {
                 let version = &self.registered.agent_version;
                 self.inbox.inventory(convert::inventory(inventory, version)?);
             }
-            Some(Message::Images(images)) => self.inbox.images(images),
-            Some(Message::Register(_)) => {
+            Some(Up::Images(images)) => self.inbox.images(images),
+            Some(Up::Register(_)) => {
                 return Err(CallError::field("message", "", "an agent registers once per stream"));
             }
             // From a newer agent: something this manager does not know.

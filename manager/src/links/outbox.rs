@@ -1,10 +1,8 @@
 //! What an agent is still to be sent: always the newest, never a backlog.
 
 use crate::nodes::DesiredUpdate;
-use fgpu_domain::cluster::Desired;
-use fgpu_domain::reconcile::Want;
+use fgpu_wire::link::{DesiredState, Down, ManagerMessage};
 use fgpu_wire::v1;
-use fgpu_wire::v1::manager_message::Message;
 use std::collections::VecDeque;
 
 /// Requests for channels kept for an agent that does not read.
@@ -57,42 +55,27 @@ impl Outbox {
     }
 
     /// The next message; acks first, since the agent's lease hangs on them.
-    pub(super) fn next(&mut self, epoch: i64) -> Option<v1::ManagerMessage> {
+    pub(super) fn next(&mut self, epoch: i64) -> Option<ManagerMessage> {
         let message = if !self.welcomed {
             let welcome = self.welcome.take()?;
             self.welcomed = true;
-            Message::Welcome(welcome)
+            Down::Welcome(welcome)
         } else if let Some(sequence) = self.ack.take() {
-            Message::Ack(v1::HeartbeatAck { sequence })
+            Down::Ack(v1::HeartbeatAck { sequence })
         } else if let Some(request) = self.channels.pop_front() {
-            Message::OpenChannel(request)
+            Down::OpenChannel(request)
         } else {
-            Message::Desired(desired_state(&self.desired.take()?, epoch))
+            Down::Desired(desired_state(&self.desired.take()?, epoch))
         };
-        Some(v1::ManagerMessage { message: Some(message) })
+        Some(ManagerMessage { message: Some(message) })
     }
 }
 
-fn desired_state(update: &DesiredUpdate, epoch: i64) -> v1::DesiredState {
-    v1::DesiredState {
+fn desired_state(update: &DesiredUpdate, epoch: i64) -> DesiredState {
+    DesiredState {
         epoch,
         generation: update.generation,
-        sessions: update.sessions.iter().map(desired_session).collect(),
-    }
-}
-
-fn desired_session(desired: &Desired) -> v1::DesiredSession {
-    v1::DesiredSession {
-        session_id: desired.session.id.to_string(),
-        generation: desired.generation,
-        spec: Some((&*desired.session.spec).into()),
-        grant: Some((&desired.grant).into()),
-        stop_grace_ms: match desired.want {
-            Want::Run => None,
-            Want::Stop { grace_ms } => Some(grace_ms),
-        },
-        owner: desired.session.owner.to_string(),
-        group_environment: desired.group_environment.clone().into_iter().collect(),
+        sessions: update.sessions.iter().map(|entry| entry.encoded.clone()).collect(),
     }
 }
 
@@ -104,10 +87,10 @@ mod tests {
     fn names(outbox: &mut Outbox) -> Vec<&'static str> {
         std::iter::from_fn(|| outbox.next(7))
             .map(|message| match message.message {
-                Some(Message::Welcome(_)) => "welcome",
-                Some(Message::Desired(_)) => "desired",
-                Some(Message::OpenChannel(_)) => "channel",
-                Some(Message::Ack(_)) => "ack",
+                Some(Down::Welcome(_)) => "welcome",
+                Some(Down::Desired(_)) => "desired",
+                Some(Down::OpenChannel(_)) => "channel",
+                Some(Down::Ack(_)) => "ack",
                 None => "nothing",
             })
             .collect()

@@ -320,3 +320,101 @@ async fn sessions_are_listed_by_project() {
     assert_eq!(listed.len(), 1);
     manager.stop().await;
 }
+
+async fn dry_run(
+    manager: &Running,
+    spec: v1::SessionSpec,
+    members: Option<Members>,
+) -> Result<v1::ExplainSessionResponse, Status> {
+    let request = v1::CreateSessionRequest { spec: Some(spec), request_id: String::new(), members };
+    Ok(manager.sessions().dry_run_session(request).await?.into_inner())
+}
+
+#[tokio::test]
+async fn a_dry_run_judges_all_of_an_array_or_gang_and_names_alternatives() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let _agent = FakeAgent::join(&manager, "a1").await;
+
+    let gang = dry_run(&manager, spec(10_000), Some(Members::GangSize(2))).await.unwrap();
+    assert_eq!((gang.members, gang.starts_now), (2, 2), "{}", gang.summary);
+    assert_eq!(gang.places, [v1::NodeMembers { node: "a1".to_owned(), members: 2 }]);
+    let sweep = dry_run(&manager, spec(5_000), Some(array(1, 10, 1))).await.unwrap();
+    assert_eq!((sweep.members, sweep.starts_now), (10, 4), "{}", sweep.summary);
+
+    manager.create(spec(6_000)).await;
+    let waits = dry_run(&manager, spec(10_000), Some(Members::GangSize(2))).await.unwrap();
+    assert_eq!((waits.starts_now, waits.grant), (0, None));
+    let fewer = waits.alternatives.iter().find(|other| other.code == "FEWER_MEMBERS").unwrap();
+    assert_eq!(
+        (fewer.flags["--size"].as_str(), fewer.nodes.as_slice()),
+        ("1", ["a1".to_owned()].as_slice())
+    );
+    assert!(waits.would_fit.contains(&fewer.text));
+    manager.create(spec(6_000)).await;
+    let split = dry_run(&manager, spec(7_000), None).await.unwrap();
+    let split = split.alternatives.into_iter().find(|other| other.code == "SPLIT").unwrap();
+    assert_eq!((split.flags["--devices"].as_str(), split.flags["--split"].as_str()), ("2", "even"));
+
+    let refused = dry_run(&manager, spec(10_000), Some(Members::GangSize(3))).await.unwrap_err();
+    assert_eq!(code(&refused), "UNSATISFIABLE");
+    let error = CallError::from_status(&refused).unwrap();
+    assert_eq!((error.metadata["members"].as_str(), error.metadata["most"].as_str()), ("3", "2"));
+    assert_eq!(manager.list().await.len(), 2);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_says_what_each_session_waits_for() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let _agent = FakeAgent::join(&manager, "a1").await;
+    let held = manager.create(spec(20_000)).await.id;
+    manager.reaches(&held, v1::Phase::Scheduled).await;
+    let room = manager.create(spec(1_000)).await.id;
+    let after = vec![v1::Dependency { session: held.clone(), ..v1::Dependency::default() }];
+    let follows = manager.create(v1::SessionSpec { after, ..spec(1_000) }).await.id;
+
+    let codes: std::collections::BTreeMap<String, String> = manager
+        .list()
+        .await
+        .into_iter()
+        .map(|session| (session.id, session.pending_code))
+        .collect();
+    assert_eq!(codes[&held], "");
+    assert_eq!(codes[&room], "NO_ROOM");
+    assert_eq!(codes[&follows], "DEPENDENCY");
+    assert_eq!(manager.get(&room).await.pending_reason, "room");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn changes_of_a_class_at_the_same_time_do_not_undo_each_other() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let update = |change: v1::UpdateClassRequest| {
+        let mut projects = manager.projects();
+        async move { projects.update_class(change).await.map(tonic::Response::into_inner) }
+    };
+    let named = || v1::UpdateClassRequest { name: "low".to_owned(), ..Default::default() };
+    let changes = [
+        v1::UpdateClassRequest { priority: Some(-500), ..named() },
+        v1::UpdateClassRequest { may_preempt: Some(true), ..named() },
+        v1::UpdateClassRequest { min_run_ms: Some(60_000), ..named() },
+        v1::UpdateClassRequest { grace_ms: Some(5_000), ..named() },
+    ];
+    for changed in futures_util::future::join_all(changes.map(update)).await {
+        changed.unwrap();
+    }
+    let classes = manager.projects().list_classes(v1::ListClassesRequest {}).await.unwrap();
+    let classes = classes.into_inner().classes;
+    let low = classes.iter().find(|class| class.name == "low").unwrap();
+    assert_eq!((low.priority, low.may_preempt, low.min_run_ms), (-500, true, 60_000));
+    assert!(low.preemptible && low.grace_ms == Some(5_000), "{low:?}");
+
+    let made = v1::UpdateClassRequest { name: "urgent".to_owned(), ..Default::default() };
+    assert_eq!(update(made).await.unwrap().priority, 0);
+    let refused = update(v1::UpdateClassRequest { priority: Some(2_000), ..named() }).await;
+    assert_eq!(code(&refused.unwrap_err()), "INVALID_ARGUMENT");
+    manager.stop().await;
+}

@@ -7,6 +7,7 @@ use crate::ids::{NodeName, RequestId, SessionId, UserName};
 use crate::image::full_name;
 use crate::node::Cordon;
 use crate::placement::{NeverFits, Request, feasible_when_empty};
+use crate::plans::gang::most_ever;
 use crate::session::{Event, Group, Members, Phase, Session, SessionSpec, StopReason, field};
 use crate::time::UnixMillis;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ impl Cluster {
                 stop_grace_ms: None,
                 attempts: Vec::new(),
                 moving: None,
+                stopped_for: None,
                 stranded: Vec::new(),
             }));
             // Taken even if the create is rolled back: a gap does not matter, a repetition would.
@@ -128,6 +130,7 @@ impl Cluster {
         members.check()?;
         spec.check(&self.settings.units)?;
         spec.check_copies(members)?;
+        spec.check_arrangement(members)?;
         if members == Members::One {
             self.check_name(spec, owner)?;
         }
@@ -137,12 +140,25 @@ impl Cluster {
         if let Some(node) = &spec.node {
             self.check_node(node)?;
         }
-        match feasible_when_empty(&self.request(spec), &self.view) {
+        let request = self.request(spec);
+        match feasible_when_empty(&request, &self.view) {
             // Nodes may still come: the session waits for them.
-            Ok(_) | Err(NeverFits::NoNodes) => {}
+            Err(NeverFits::NoNodes) => {}
             Err(never) => return Err(Refusal::NeverFits(never)),
+            Ok(_) => self.check_gang(&request, members)?,
         }
         self.check_runtimes(spec)
+    }
+
+    /// Refuses a gang that all nodes together could not hold even when empty.
+    fn check_gang(&self, request: &Request, members: Members) -> Result<(), Refusal> {
+        let Members::Gang(size) = members else { return Ok(()) };
+        let size = size.get();
+        match most_ever(request, &self.view, size) {
+            Ok(most) if most < size => Err(Refusal::GangNeverFits { size, most }),
+            Ok(_) => Ok(()),
+            Err(never) => Err(Refusal::NeverFits(never)),
+        }
     }
 
     fn check_node(&self, name: &NodeName) -> Result<(), Refusal> {

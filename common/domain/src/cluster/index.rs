@@ -7,7 +7,7 @@ use super::Cluster;
 use super::accounts::{Account, Accounts};
 use super::holdoff::{Trouble, Troubles};
 use super::promises::Promises;
-use super::runtimes::Runtimes;
+use super::runtimes::{Runtimes, runs_the_same};
 use super::seen::Held;
 use super::waiting::Waiting;
 use crate::class::PriorityClass;
@@ -18,6 +18,7 @@ use crate::node::{Liveness, Node};
 use crate::project::Project;
 use crate::reconcile::Want;
 use crate::session::{Phase, Session};
+use crate::slice::Grant;
 use crate::time::UnixMillis;
 use crate::usage::Usage;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -353,12 +354,17 @@ impl Cluster {
         let (before, after) = (old.as_deref(), new.as_deref());
         self.reindex(id, before, after);
         self.move_held(before, after);
-        if !wants(before).eq(wants(after)) {
-            let nodes = wants(before).chain(wants(after)).map(|(node, ..)| node.clone());
-            self.journal.desired.extend(nodes);
-        }
+        self.note_wanted(before, after);
         self.follow(old.as_deref(), new.as_deref());
         old
+    }
+
+    /// Notes the nodes that are wanted to do something else with a session now.
+    fn note_wanted(&mut self, before: Option<&Session>, after: Option<&Session>) {
+        let (then, now) = (before.into_iter().flat_map(wanted), after.into_iter().flat_map(wanted));
+        if !then.clone().eq(now.clone()) {
+            self.journal.desired.extend(then.chain(now).map(|(_, grant, _)| grant.node.clone()));
+        }
     }
 
     /// Keeps in step what is found by something else than the id; what has not changed is left.
@@ -389,7 +395,13 @@ impl Cluster {
         };
         let now = self.nodes.get(name).map(|node| &**node);
         self.index.accounts.capacity.replace(old.as_deref(), now, &self.settings.units);
-        self.index.waiting.hardware_changed();
+        // What waits knows by name the nodes that cannot run it.
+        let other =
+            old.as_deref().is_some_and(|old| now.is_none_or(|now| !runs_the_same(old, now)));
+        if other {
+            self.index.waiting.hardware_changed();
+        }
+        self.index.waiting.node_changed(name);
         self.index.promises.changed();
         if gone {
             self.view.remove(name);
@@ -454,11 +466,8 @@ fn exchange_key<K: Eq + Hash>(
 }
 
 /// What each node is wanted to do with a session, by generation.
-fn wants(session: Option<&Session>) -> impl Iterator<Item = (&NodeName, u64, Want)> {
-    session.into_iter().flat_map(|session| {
-        let held = session.held();
-        held.map(|(generation, grant)| (&grant.node, generation, want(session, generation)))
-    })
+pub fn wanted(session: &Session) -> impl Iterator<Item = (u64, &Grant, Want)> + Clone {
+    session.held().map(|(generation, grant)| (generation, grant, want(session, generation)))
 }
 
 /// What is wanted of one placement of a session.

@@ -18,6 +18,17 @@ pub enum Refusal {
     /// No registered node could hold it, even when empty.
     #[error(transparent)]
     NeverFits(NeverFits),
+    /// A gang that all registered nodes together could not hold, even when empty.
+    #[error(
+        "all nodes together hold no more than {most} of the {size} members of the gang, even when \
+         empty"
+    )]
+    GangNeverFits {
+        /// Members asked for.
+        size: u32,
+        /// The most that would have room.
+        most: u32,
+    },
     /// The name belongs to a live session of the same owner.
     #[error("name `{name}` is in use by session {session}")]
     NameInUse {
@@ -188,6 +199,7 @@ impl Refusal {
         match self {
             Self::Spec(SpecError::Slice(SliceError::MoreThanAnyNode { .. }))
             | Self::NeverFits(_)
+            | Self::GangNeverFits { .. }
             | Self::MountNotAllowed { .. } => "UNSATISFIABLE",
             Self::Spec(_) | Self::NoImage | Self::NoCommand => "INVALID_ARGUMENT",
             Self::NameInUse { .. } => "NAME_IN_USE",
@@ -226,6 +238,7 @@ impl Refusal {
                 NeverFits::Slice(SliceError::NoSuchModel { .. }) => Some("--gpu-model"),
                 NeverFits::Slice(_) => Some("--fgpu"),
             },
+            Self::GangNeverFits { .. } => Some("--size"),
             Self::NameInUse { .. } => Some("--name"),
             Self::RequestIdReused { .. } => Some("--request-id"),
             Self::MountNotAllowed { .. } => Some("--volume"),
@@ -257,6 +270,9 @@ impl Refusal {
             Self::NeverFits(_) => {
                 "ask for less, or see `fgpu device list` for what there is".to_owned()
             }
+            Self::GangNeverFits { most, .. } => format!(
+                "`--size {most}` or less for each member; `fgpu device list` shows what there is"
+            ),
             Self::NameInUse { session, .. } => {
                 format!("choose another `--name`, or `fgpu stop {session}` first")
             }

@@ -57,6 +57,11 @@ impl Runtimes {
     }
 }
 
+/// Whether a node still runs what it could run before.
+pub(super) fn runs_the_same(before: &Node, now: &Node) -> bool {
+    class(before) == class(now)
+}
+
 fn class(node: &Node) -> Class {
     let runtime = &node.inventory.runtime;
     (runtime.kind.clone(), runtime.allowed_mounts.clone())

@@ -5,6 +5,7 @@ use super::promises::{MOST_PROBED, MOST_ROUNDS};
 use super::standings::Standings;
 use super::{Cluster, index};
 use crate::ids::{NodeName, SessionId};
+use crate::placement::Request;
 use crate::project::Held;
 use crate::queue::{Candidate, Pass};
 use crate::reconcile::Want;
@@ -116,7 +117,7 @@ impl Cluster {
     /// Has a unit that cannot start not tried again until that may be otherwise.
     fn close(&mut self, next: &Candidate, tried: &Tried) {
         let kind = next.place.kind;
-        let part = self.part_of(&next.unit);
+        let request = self.request_of(&next.unit);
         let queue = &mut self.index.waiting.queue;
         match tried {
             Tried::Fits(..) => return,
@@ -124,8 +125,8 @@ impl Cluster {
                 queue.met_quota(&next.place);
                 return self.index.promises.met_quota(&next.unit);
             }
-            Tried::NoRoom => queue.no_room(kind, part),
-            Tried::Kept => queue.refuse(kind, part),
+            Tried::NoRoom => queue.no_room(kind, request, &self.view),
+            Tried::Kept => queue.refuse(kind, request, &self.view),
         }
         self.index.promises.found_no_room();
     }
@@ -145,7 +146,9 @@ impl Cluster {
         }
         let Some(request) = self.unit_request(&members) else { return Tried::NoRoom };
         self.index.waiting.searches += 1;
-        let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
+        let Some(grants) = self.places_for(&first.spec, &request, count) else {
+            return Tried::NoRoom;
+        };
         let beside = self.beside_heads(&next.unit, &next.place, &first, &request, grants);
         let Some(grants) = beside else { return Tried::Kept };
         // Only the grants tell how much fGPU whole devices are.
@@ -157,9 +160,9 @@ impl Cluster {
         }
     }
 
-    fn part_of(&self, unit: &SessionId) -> u64 {
+    fn request_of(&self, unit: &SessionId) -> Request {
         let session = self.sessions.get(unit);
-        self.least_part(session.and_then(|session| session.spec.resources.gpu.as_ref()))
+        session.map(|session| self.request(&session.spec)).unwrap_or_default()
     }
 
     fn bind(

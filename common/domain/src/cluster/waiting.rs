@@ -11,7 +11,6 @@ use super::judge::{Hold, Verdict};
 use crate::ids::{NodeName, ProjectName, SessionId};
 use crate::queue::{Kind, Place, Queue};
 use crate::session::{Event, GroupKind, Phase, Session, StopReason};
-use crate::slice::{GpuAmount, GpuRequest, Part};
 use crate::time::UnixMillis;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
@@ -314,14 +313,8 @@ impl Cluster {
         members: u32,
     ) {
         let key = Kind::of(&first.spec, members);
-        let kind = match self.index.waiting.queue.known_kind(&key) {
-            Some(kind) => kind,
-            None => {
-                let request = self.request(&first.spec);
-                self.index.waiting.queue.kind(key, request)
-            }
-        };
         let waiting = &mut self.index.waiting;
+        let kind = waiting.queue.kind(key);
         let (project, user) = (first.spec.project(), first.owner.clone());
         if waiting.queue.is_closed(kind) {
             self.index.promises.found_no_room();
@@ -347,16 +340,15 @@ impl Cluster {
 
     /// Opens what may have room or quota now; tells whether anything may start.
     pub(super) fn open_what_changed(&mut self) {
-        if std::mem::take(&mut self.index.waiting.hardware_changed) {
+        let outdated = self.index.waiting.queue.is_outdated(&self.view);
+        if std::mem::take(&mut self.index.waiting.hardware_changed) || outdated {
             self.index.waiting.queue.hardware_changed();
             self.index.waiting.queue.quotas_changed();
             self.index.waiting.changed_nodes.clear();
             return;
         }
         for name in std::mem::take(&mut self.index.waiting.changed_nodes) {
-            if let Some(node) = self.view.get(&name) {
-                self.index.waiting.queue.node_changed(node);
-            }
+            self.index.waiting.queue.node_changed(&self.view, &name);
         }
     }
 
@@ -372,28 +364,5 @@ impl Cluster {
             self.index.waiting.again(unit);
         }
         self.index.unsettled |= !units.is_empty();
-    }
-
-    /// The least memory the largest part of a request needs on one device, bytes.
-    pub(super) fn least_part(&self, gpu: Option<&GpuRequest>) -> u64 {
-        let Some(gpu) = gpu else { return 0 };
-        let units = &self.settings.units;
-        let devices = self.index.accounts.capacity.devices.keys();
-        let allowed = devices.filter(|(model, _)| gpu.allows_model(model));
-        let parts = allowed.map(|(model, memory)| {
-            let device = units.units_of(model, *memory);
-            match gpu.amount {
-                GpuAmount::Whole(_) => memory.0,
-                GpuAmount::Fgpu(amount)
-                    if gpu.devices.is_none()
-                        && gpu.split.is_none()
-                        && amount <= device.capacity =>
-                {
-                    device.demand(Part::Fgpu(amount)).memory.0
-                }
-                GpuAmount::Fgpu(_) | GpuAmount::Direct { .. } => 0,
-            }
-        });
-        parts.min().unwrap_or(0)
     }
 }

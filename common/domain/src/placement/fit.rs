@@ -112,6 +112,11 @@ impl ShapeFit {
         Self { parts, kinds: kinds.len(), memory, wants, least }
     }
 
+    /// How many kinds of device there are.
+    pub(super) fn kinds(&self) -> usize {
+        self.kinds
+    }
+
     pub(super) fn want(&self, part: usize, kind: usize) -> &Want {
         &self.wants[part * self.kinds + kind]
     }

@@ -34,6 +34,7 @@ mod policy;
 mod prices;
 mod random;
 mod ranking;
+mod reach;
 mod reason;
 mod reserve;
 mod scarcity;
@@ -41,7 +42,9 @@ mod score;
 mod search;
 mod shape;
 mod state;
+mod unmet;
 mod view;
+mod worth;
 
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
@@ -53,6 +56,7 @@ pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 pub use policy::{Policy, PolicyError};
 pub use reason::Reason;
 pub use search::{Placement, Placer};
+pub(crate) use unmet::Unmet;
 pub use view::View;
 
 use crate::ids::NodeName;
@@ -125,3 +129,5 @@ mod tests;
 mod tests_explain;
 #[cfg(test)]
 mod tests_history;
+#[cfg(test)]
+mod tests_unmet;

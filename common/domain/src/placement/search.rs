@@ -193,7 +193,7 @@ fn best(
     });
     let extra = |shape: usize| model.extra(request, fit, shape);
     let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
-    let (score, node) = if request.labels.is_empty() && request.avoid.is_empty() {
+    let (_, node) = if request.labels.is_empty() && request.avoid.is_empty() {
         ranking.best(extra)?
     } else {
         ranking.best_allowed(view.states(), extra, allowed)?
@@ -202,8 +202,7 @@ fn best(
     let image = request.image.as_deref();
     let holder = image.and_then(|image| view.holder_beside(node, image, allowed));
     let node = holder.unwrap_or(node);
-    let placement = reserve_on(policy, request, &view.entries()[node as usize], fit, model)?;
-    Some(Placement { score, ..placement })
+    reserve_on(policy, request, &view.entries()[node as usize], fit, model)
 }
 
 fn reserve_on(
@@ -219,11 +218,12 @@ fn reserve_on(
         None => Choice::Best(prefer(policy)),
     };
     let grant = reserve(request, entry, fit.and_then(|fit| fit.of(entry)), choice)?;
+    let score = score.saturating_add(model.extra(request, fit, entry.shape));
     Some(Placement { grant, score })
 }
 
 /// Whether a node has room for all of the request.
-fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
+pub(super) fn has_room(request: &Request, entry: &Entry, fit: Option<&Fit>) -> bool {
     if miss(request, entry).is_some() {
         return false;
     }

@@ -3,7 +3,7 @@
 //! Waiting *units* (a session, or a gang as a whole) lie in buckets: by effective priority, then
 //! *kind* (what is asked of placement, see [`kind`]), then project and user, oldest first. A
 //! [`Pass`] walks one priority in the order of fair share. A kind for which no room was found is
-//! closed until a node it could use has changed, and a bucket that met a quota until that quota or
+//! closed until a node that has changed has room for it, and a bucket that met a quota until that quota or
 //! what is held under it has changed: what waits costs nothing in between, however much it is.
 
 mod kind;
@@ -12,8 +12,8 @@ mod pass;
 pub(crate) use kind::{Kind, KindId};
 pub(crate) use pass::{Candidate, Pass, Shares};
 
-use crate::ids::{ProjectName, SessionId, UserName};
-use crate::placement::{NodeView, Request};
+use crate::ids::{NodeName, ProjectName, SessionId, UserName};
+use crate::placement::{Request, View};
 use kind::Kinds;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,14 +55,9 @@ struct Bucket {
 }
 
 impl Queue {
-    /// The kind of this key, if any unit of it waits.
-    pub(crate) fn known_kind(&self, key: &Kind) -> Option<KindId> {
-        self.kinds.known(key)
-    }
-
-    /// The kind of this key; `request` is what it asks of placement.
-    pub(crate) fn kind(&mut self, key: Kind, request: Request) -> KindId {
-        self.kinds.id(key, request)
+    /// The kind of this key.
+    pub(crate) fn kind(&mut self, key: Kind) -> KindId {
+        self.kinds.id(key)
     }
 
     /// Lets `unit` wait at `place`.
@@ -151,18 +146,18 @@ impl Queue {
         self.levels.keys().map(|Reverse(priority)| *priority)
     }
 
-    /// Closes a kind: there is no room for it, and on a node without a device that has `part` free
-    /// there never is.
-    pub(crate) fn no_room(&mut self, kind: KindId, part: u64) {
-        for priority in self.kinds.close(kind, part) {
+    /// Closes a kind: `view` has no room for what it asks.
+    pub(crate) fn no_room(&mut self, kind: KindId, request: Request, view: &View) {
+        self.refused.remove(&kind);
+        for priority in self.kinds.close(kind, request, view) {
             self.shut(Reverse(priority), kind);
         }
     }
 
     /// Closes a kind as [`Queue::no_room`] does: there is room, but it is kept for others.
-    pub(crate) fn refuse(&mut self, kind: KindId, part: u64) {
+    pub(crate) fn refuse(&mut self, kind: KindId, request: Request, view: &View) {
+        self.no_room(kind, request, view);
         self.refused.insert(kind);
-        self.no_room(kind, part);
     }
 
     /// Opens every kind that was closed for the sake of others.
@@ -176,6 +171,11 @@ impl Queue {
     /// Whether any kind is closed.
     pub(crate) fn has_closed(&self) -> bool {
         self.kinds.has_closed()
+    }
+
+    /// Whether what waits at `place` was tried and found only room that is kept for others.
+    pub(crate) fn is_refused(&self, place: &Place) -> bool {
+        self.refused.contains(&place.kind) && self.found_no_room(place)
     }
 
     /// Whether a kind is closed.
@@ -193,14 +193,20 @@ impl Queue {
         !self.kinds.is_open(place.kind) && !self.is_over_quota(place)
     }
 
-    fn is_over_quota(&self, place: &Place) -> bool {
+    /// Whether what waits at `place` met a quota, and nothing changed for that since.
+    pub(crate) fn is_over_quota(&self, place: &Place) -> bool {
         self.bucket(place).is_some_and(|bucket| bucket.over_quota)
     }
 
-    /// Opens the kinds that `node`, which has changed, could take.
-    pub(crate) fn node_changed(&mut self, node: &NodeView) {
-        let opened = self.kinds.node_changed(node);
+    /// Opens the kinds that `node`, which has changed, has room for.
+    pub(crate) fn node_changed(&mut self, view: &View, node: &NodeName) {
+        let opened = self.kinds.node_changed(view, node);
         self.opened(opened);
+    }
+
+    /// Whether the hardware has changed in a way that may give any closed kind room.
+    pub(crate) fn is_outdated(&self, view: &View) -> bool {
+        self.kinds.is_outdated(view)
     }
 
     /// Opens every kind.

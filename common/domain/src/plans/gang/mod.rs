@@ -12,6 +12,7 @@
 //! equal members are never refused while nodes with room are left in question. Members that
 //! differ are seated hardest first, which can miss a placement that exists.
 
+mod ever;
 mod scope;
 mod seat;
 
@@ -19,6 +20,8 @@ mod seat;
 mod tests;
 #[cfg(test)]
 mod tests_random;
+
+pub use ever::most_ever;
 
 use super::capacity::at_most;
 use super::trial::{Settled, as_u32};

@@ -151,6 +151,10 @@ fn starts_gang(gang: &GangRequest, view: &View) -> Option<BTreeSet<NodeName>> {
 /// and that.
 fn largest<T>(asked: u64, step: u64, fits: impl Fn(u64) -> Option<T>) -> Option<(u64, T)> {
     let (mut low, mut high) = (1, asked.saturating_sub(1) / step);
+    if high == 0 || fits(step).is_none() {
+        // Something else is in the way: no amount helps.
+        return None;
+    }
     let mut best = None;
     while low <= high {
         let middle = low.midpoint(high);
