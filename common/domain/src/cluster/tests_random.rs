@@ -299,6 +299,7 @@ proptest! {
             let (records, before) = (cluster.records(), held(&cluster));
             let accounts = cluster.index.accounts.projects.clone();
             let order = cluster.waiting_in_order();
+            let refused = cluster.index.waiting.queue.refuses();
             take(&mut cluster, step, number, now);
             cluster.schedule(now);
             let changes = cluster.take_changes();
@@ -312,9 +313,14 @@ proptest! {
                 prop_assert_eq!(now.total, account.total, "{}", name);
             }
             well(&cluster, &("rollback", step))?;
-            prop_assert_eq!(cluster.schedule(now), 0);
-            prop_assert!(cluster.take_changes().is_empty());
-            prop_assert_eq!(cluster.waiting_in_order(), order, "the queue");
+            let placed = cluster.schedule(now);
+            let written = !cluster.take_changes().is_empty();
+            // What placement has learned of the mix stays, so it may now choose a place that is
+            // kept for nobody for what was refused another.
+            if !refused {
+                prop_assert!(placed == 0 && !written, "{} placed", placed);
+                prop_assert_eq!(cluster.waiting_in_order(), order, "the queue");
+            }
 
             take(&mut cluster, step, number, now);
             cluster.schedule(now);

@@ -168,6 +168,12 @@ impl Queue {
         }
     }
 
+    /// Whether any kind is closed for the sake of others.
+    #[cfg(test)]
+    pub(crate) fn refuses(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// Whether any kind is closed.
     pub(crate) fn has_closed(&self) -> bool {
         self.kinds.has_closed()
