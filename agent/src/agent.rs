@@ -1,6 +1,7 @@
 //! The agent as a whole.
 
 use crate::config::AgentConfig;
+use crate::images::watch_images;
 use crate::inject::mounts::MountRules;
 use crate::inventory::{DeviceWatch, DiscoverError, watch_inventory};
 use crate::ledger::{self, LedgerError, LedgerWriter};
@@ -114,6 +115,7 @@ impl Agent {
         let engine = supervisor.engine();
         let machine = &parts.machine;
         let (inventory, _) = watch_inventory(&config, machine, kind, devices, engine, condition);
+        let images = (kind == "docker").then(|| watch_images(supervisor.clone(), config.relist));
         let link = LinkParts {
             managers: config.managers.clone(),
             tls,
@@ -123,6 +125,7 @@ impl Agent {
             cluster,
             supervisor: supervisor.clone(),
             inventory,
+            images,
             accelerator: parts.accelerator,
             paths: state_dir.paths(),
             publish_on: config.publish_on,

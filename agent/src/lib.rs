@@ -12,7 +12,7 @@
 //! | [`admit`] | whether a grant may be started here |
 //! | [`ledger`], [`labels`], [`lease`] | what survives the agent |
 //! | [`logs`] | output of what has ended |
-//! | [`inventory`], [`facts`] | what the node is |
+//! | [`inventory`], [`facts`], [`images`] | what the node is and has |
 //! | [`ends`] | how placements end: the codes |
 //!
 //! The agent may die at any moment: containers do not notice, and the next one goes on from labels
@@ -24,6 +24,7 @@ mod agent;
 pub mod config;
 pub mod ends;
 pub mod facts;
+pub mod images;
 pub mod inject;
 pub mod inventory;
 pub mod labels;

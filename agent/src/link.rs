@@ -12,6 +12,7 @@ mod shell;
 mod stream_logs;
 mod usage;
 
+use crate::images::ImageNames;
 use crate::notify::Notifier;
 use crate::state_dir::Paths;
 use crate::supervisor::{SupervisorGone, SupervisorHandle};
@@ -57,6 +58,8 @@ pub struct LinkParts {
     pub supervisor: SupervisorHandle,
     /// What the node is.
     pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// The images it holds; `None` where there are none.
+    pub images: Option<ImageNames>,
     /// Measures devices.
     pub accelerator: Arc<dyn Accelerator>,
     /// Where kept output lies.

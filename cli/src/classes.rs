@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use fgpu_domain::ids::ClassName;
-use fgpu_wire::v1::{self, ListClassesRequest, PriorityClass, PutClassRequest, RemoveClassRequest};
+use fgpu_wire::v1::{
+    self, ListClassesRequest, PriorityClass, RemoveClassRequest, UpdateClassRequest,
+};
 
 use crate::connect::{ConnectArgs, Link, Repeat};
 use crate::failure::Failure;
@@ -144,13 +146,10 @@ fn table(views: &[ClassView]) -> Table {
 }
 
 async fn set(args: ClassSetArgs) -> Result<(), Failure> {
+    let request = args.change();
     let link = args.connect.link()?;
-    let known = classes(&link).await?.into_iter().find(|class| class.name == args.name.as_str());
-    let fresh = || PriorityClass { name: args.name.to_string(), ..PriorityClass::default() };
-    let class = args.applied(known.unwrap_or_else(fresh));
-    let request = PutClassRequest { class: Some(class) };
-    let put = link.call(Repeat::Safe, async |c| c.projects().put_class(request.clone()).await);
-    let view = ClassView::from(put.await?);
+    let set = link.call(Repeat::Safe, async |c| c.projects().update_class(request.clone()).await);
+    let view = ClassView::from(set.await?);
     match args.output.output {
         Format::Json => output::json(&view),
         Format::Table => output::line(&view.name),
@@ -158,23 +157,23 @@ async fn set(args: ClassSetArgs) -> Result<(), Failure> {
 }
 
 impl ClassSetArgs {
-    /// `class` with what is given changed.
-    fn applied(&self, mut class: PriorityClass) -> PriorityClass {
-        class.priority = self.priority.unwrap_or(class.priority);
-        if let Some(choice) = self.may_preempt {
-            class.may_preempt = choice == YesNo::Yes;
+    /// What is given; the manager leaves the rest as it is.
+    fn change(&self) -> UpdateClassRequest {
+        let yes = |choice: YesNo| choice == YesNo::Yes;
+        let on_preempt = match self.on_preempt {
+            Some(OnPreempt::Requeue) => v1::OnPreempt::Requeue,
+            Some(OnPreempt::Stop) => v1::OnPreempt::Stop,
+            None => v1::OnPreempt::Unspecified,
+        };
+        UpdateClassRequest {
+            name: self.name.to_string(),
+            priority: self.priority,
+            may_preempt: self.may_preempt.map(yes),
+            preemptible: self.preemptible.map(yes),
+            min_run_ms: self.min_run.map(parse::millis),
+            grace_ms: self.preempt_grace.map(parse::millis),
+            on_preempt: on_preempt.into(),
         }
-        if let Some(choice) = self.preemptible {
-            class.preemptible = choice == YesNo::Yes;
-        }
-        class.min_run_ms = self.min_run.map_or(class.min_run_ms, parse::millis);
-        class.grace_ms = self.preempt_grace.map(parse::millis).or(class.grace_ms);
-        match self.on_preempt {
-            Some(OnPreempt::Requeue) => class.set_on_preempt(v1::OnPreempt::Requeue),
-            Some(OnPreempt::Stop) => class.set_on_preempt(v1::OnPreempt::Stop),
-            None => {}
-        }
-        class
     }
 }
 
@@ -195,40 +194,29 @@ mod tests {
     use crate::{Cli, Command};
     use clap::Parser as _;
 
-    fn applied(line: &str, class: PriorityClass) -> PriorityClass {
+    fn change(line: &str) -> UpdateClassRequest {
         let words = ["fgpu", "class", "set", "batch"].into_iter().chain(line.split_whitespace());
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Class(ClassCommand::Set(args)) => args.applied(class),
+            Command::Class(ClassCommand::Set(args)) => args.change(),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn what_is_not_given_stays_as_it_is() {
-        let before = PriorityClass {
-            name: "batch".into(),
-            priority: -50,
-            may_preempt: true,
-            preemptible: true,
-            min_run_ms: 60_000,
-            grace_ms: Some(5_000),
-            on_preempt: v1::OnPreempt::Stop.into(),
-            built_in: false,
-        };
-        assert_eq!(applied("", before.clone()), before);
-        let changed = applied(
-            "--priority 7 --may-preempt no --min-run 0s --preempt-grace 1m --on-preempt requeue",
-            before.clone(),
-        );
-        let expected = PriorityClass {
-            priority: 7,
-            may_preempt: false,
-            min_run_ms: 0,
+    fn only_what_is_given_is_asked_for() {
+        let nothing = UpdateClassRequest { name: "batch".into(), ..Default::default() };
+        assert_eq!(change(""), nothing);
+        let expected = UpdateClassRequest {
+            priority: Some(7),
+            may_preempt: Some(false),
+            min_run_ms: Some(0),
             grace_ms: Some(60_000),
             on_preempt: v1::OnPreempt::Requeue.into(),
-            ..before
+            ..nothing
         };
-        assert_eq!(changed, expected);
+        let line =
+            "--priority 7 --may-preempt no --min-run 0s --preempt-grace 1m --on-preempt requeue";
+        assert_eq!(change(line), expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::connect::{ConnectArgs, Repeat};
 use crate::failure::Failure;
 use crate::output::{self, Format, OutputArgs};
 use crate::progress;
-use crate::view::{ExplainView, HoldView};
+use crate::view::{ExplainView, HoldView, ReservationView};
 
 /// `fgpu explain`
 #[derive(Debug, Args)]
@@ -50,6 +50,8 @@ pub(crate) fn render(view: &ExplainView) -> String {
         lines.push(format!("  position {position} in the queue{ahead}"));
     }
     lines.extend(view.holds.iter().map(|hold| format!("  {}", hold_line(hold, output::now_ms()))));
+    let promise = view.reservation.as_ref();
+    lines.extend(promise.map(|promise| format!("  {}", promise_line(promise, output::now_ms()))));
     // Of several the summary says where they go.
     if let Some(grant) = view.grant.as_ref().filter(|_| view.members <= 1) {
         lines.push(format!("  on {}", progress::grant_line(grant)));
@@ -88,10 +90,45 @@ fn hold_line(hold: &HoldView, now_ms: u64) -> String {
     }
 }
 
+/// What it is promised while it waits.
+fn promise_line(promise: &ReservationView, now_ms: u64) -> String {
+    let word = if promise.nodes.len() == 1 { "node" } else { "nodes" };
+    let nodes = match promise.nodes.is_empty() {
+        true => String::new(),
+        false => format!(" on {word} {}", promise.nodes.join(", ")),
+    };
+    match (promise.at_ms, promise.binding) {
+        (Some(at), _) => {
+            let wait = output::age(at.saturating_sub(now_ms));
+            format!("promised: room{nodes} by {}, in {wait}", output::instant(at))
+        }
+        (None, true) => format!("promised: what becomes free{nodes} is kept for it"),
+        (None, false) => {
+            "promised: nothing yet; sessions without a time limit are in the way".to_owned()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use fgpu_wire::v1;
+
+    #[test]
+    fn a_promise_says_when_and_where() {
+        let promise = |at_ms, nodes: &[&str], binding| ReservationView {
+            at_ms,
+            nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            binding,
+        };
+        assert_eq!(
+            promise_line(&promise(Some(7_200_000), &["a1"], true), 0),
+            "promised: room on node a1 by 1970-01-01T02:00:00Z, in 2h"
+        );
+        let kept = promise_line(&promise(None, &["a1", "b2"], true), 0);
+        assert_eq!(kept, "promised: what becomes free on nodes a1, b2 is kept for it");
+        assert!(promise_line(&promise(None, &[], false), 0).contains("nothing yet"));
+    }
 
     #[test]
     fn of_several_the_summary_says_where_they_go() {

@@ -275,6 +275,7 @@ fn detail(node: &NodeView, now_ms: u64) -> String {
         ("agent", node.agent_version.clone()),
         ("system", format!("{}, {}", runtime.os, runtime.kernel)),
         ("runtime", format!("{} {}", runtime.kind, runtime.version).trim().to_owned()),
+        ("images", node.images.join("\n")),
         ("cgroups", format!("{} {}", runtime.cgroup_version, runtime.cgroup_driver)),
         ("accelerator", accelerator.trim().to_owned()),
         ("gpu attach", runtime.gpu_attach.clone()),

@@ -45,6 +45,9 @@ pub(crate) struct SimulateArgs {
     /// the queue
     #[arg(long, conflicts_with = "stdio")]
     plain_queue: bool,
+    /// Keep no room for the first of the queue, and take no places for them: to compare
+    #[arg(long, conflicts_with = "stdio")]
+    no_reservations: bool,
     /// Measure how long decisions take
     #[arg(long, conflicts_with = "stdio")]
     timing: bool,
@@ -94,6 +97,7 @@ pub(crate) fn run(args: SimulateArgs) -> Result<(), Failure> {
         timing: args.timing,
         plot: args.plot,
         plain_queue: args.plain_queue,
+        no_reservations: args.no_reservations,
     };
     let mut report = Vec::new();
     let mut progress = Replay::new("pods");

@@ -184,6 +184,7 @@ fn is_from_people(input: &Input) -> bool {
         | Input::RemoveNode { .. } => true,
         Input::Register { .. }
         | Input::Inventory { .. }
+        | Input::Images { .. }
         | Input::Reports { .. }
         | Input::Liveness { .. } => false,
     }

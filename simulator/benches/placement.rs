@@ -26,6 +26,8 @@ fn options(policy: Policy, nodes: usize) -> SpeedOptions {
         decisions: 0,
         at_most: Duration::ZERO,
         waiting: 0,
+        kinds: 0,
+        near: false,
     }
 }
 

@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--json" => options.json = true,
             "--plot" => options.plot = Some(value()?.into()),
             "--plain-queue" => options.plain_queue = true,
+            "--no-reservations" => options.no_reservations = true,
             "--timing" => options.timing = true,
             "--stdio" => by_stdio = true,
             _ => return Err(format!("unknown argument {argument}").into()),

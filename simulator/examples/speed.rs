@@ -1,4 +1,4 @@
-//! How fast decisions are: `speed POLICY NODES DEVICES [WAITING]`.
+//! How fast decisions are: `speed POLICY NODES DEVICES [WAITING [KINDS [near]]]`.
 
 use fgpu_simulator::{Source, SpeedOptions, queue_speed, speed};
 use std::error::Error;
@@ -8,9 +8,10 @@ use std::time::Duration;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [policy, nodes, devices, waiting @ ..] = arguments.as_slice() else {
-        return Err("speed POLICY NODES DEVICES [WAITING]".into());
+        return Err("speed POLICY NODES DEVICES [WAITING [KINDS [near]]]".into());
     };
-    let waiting = waiting.first().map(|count| count.parse()).transpose()?;
+    let count = |at: usize| waiting.get(at).map(|count| count.parse::<usize>()).transpose();
+    let (sessions, kinds) = (count(0)?, count(1)?);
     let options = SpeedOptions {
         source: Source {
             nodes: Some(nodes.parse()?),
@@ -23,9 +24,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         fills: vec![50, 99],
         decisions: 20_000,
         at_most: Duration::from_secs(30),
-        waiting: waiting.unwrap_or(0),
+        waiting: sessions.unwrap_or(0),
+        kinds: kinds.unwrap_or(200),
+        near: waiting.get(2).is_some_and(|word| word == "near"),
     };
-    let report = if waiting.is_some() { queue_speed(&options)? } else { speed(&options)? };
+    let report = if sessions.is_some() { queue_speed(&options)? } else { speed(&options)? };
     std::io::stdout().write_all(report.table().as_bytes())?;
     Ok(())
 }

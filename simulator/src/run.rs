@@ -31,6 +31,8 @@ pub struct SimulateOptions {
     pub plot: Option<PathBuf>,
     /// Keep projects and classes from the queue of a replay with time.
     pub plain_queue: bool,
+    /// Keep no room for the first of the queue, and take no places for them.
+    pub no_reservations: bool,
 }
 
 impl SimulateOptions {
@@ -46,6 +48,7 @@ impl SimulateOptions {
             timing: false,
             plot: None,
             plain_queue: false,
+            no_reservations: false,
         }
     }
 }
@@ -151,8 +154,12 @@ fn queued(
     if let Some((flag, _)) = refused.into_iter().find(|(_, given)| *given) {
         return Err(SimulateError::OnlyWithoutTime { flag });
     }
-    let how =
-        QueueOptions { policy: options.policy, seed: options.seed, plain: options.plain_queue };
+    let how = QueueOptions {
+        policy: options.policy,
+        seed: options.seed,
+        plain: options.plain_queue,
+        no_reservations: options.no_reservations,
+    };
     let report = queue::simulate(how, header.name, reader, progress)?;
     if let Some(path) = &options.plot {
         let what = format!("the plot {}", path.display());

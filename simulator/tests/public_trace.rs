@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use fgpu_domain::placement::Policy;
-use fgpu_simulator::{Fill, Replay, SimulateOptions, Source, run};
+use fgpu_simulator::{Fill, Replay, SimulateOptions, Source, SuiteOptions, run, suite};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +30,33 @@ fn best_fit_gives_out_93_percent_of_the_public_trace_as_published() {
     let report = outcome.filled().unwrap();
     let at_130 = report.levels[&130].alloc_pct;
     assert!((92.5..=93.5).contains(&at_130), "{}", report.table());
+}
+
+#[test]
+fn the_default_policy_gives_out_what_its_measurements_say() {
+    let Some(traces) = std::env::var_os("FGPU_TRACES").map(PathBuf::from) else {
+        eprintln!("skipped: FGPU_TRACES names no folder with the openb trace");
+        return;
+    };
+    let source = Source {
+        node_list: Some(traces.join("openb_node_list_gpu_node.csv")),
+        pod_list: Some(traces.join("openb_pod_list_default.csv")),
+        list_seed: 1,
+        ..Source::default()
+    };
+    let options = SuiteOptions {
+        source,
+        policies: vec![Policy::default()],
+        seeds: (42..=46).collect(),
+        only: vec!["as-listed".to_owned()],
+    };
+
+    let report = suite(&options, &mut |_, _| {}).unwrap();
+
+    // 96.309 and 96.385, as docs/measurements/placement.md says: a change in either is to be noticed.
+    let mean = |level: usize| report.mixes[0].levels[level].alloc_pct[0].iter().sum::<f64>() / 5.0;
+    assert!((96.30..=96.33).contains(&mean(0)), "{}", report.table());
+    assert!((96.375..=96.40).contains(&mean(1)), "{}", report.table());
 }
 
 #[test]

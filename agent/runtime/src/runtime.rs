@@ -51,6 +51,14 @@ pub trait ContainerRuntime: Send + Sync {
         progress: mpsc::Sender<PullProgress>,
     ) -> Result<(), RuntimeError>;
 
+    /// Names of the images on the node, the newest first; none where the runtime has no images.
+    ///
+    /// # Errors
+    /// [`RuntimeError::EngineUnavailable`].
+    async fn images(&self) -> Result<Vec<String>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
     /// Makes a container, or returns the id of the one of ours with this name and the same
     /// `io.fgpu.generation` label.
     ///

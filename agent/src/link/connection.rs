@@ -3,6 +3,7 @@
 use super::usage::Sampler;
 use super::{LinkParts, channel, is_final};
 use crate::ends::chain;
+use crate::images::{ImageNames, news};
 use crate::supervisor::{Snapshot, SupervisorGone};
 use crate::wire;
 use fgpu_domain::ids::ClusterId;
@@ -201,6 +202,12 @@ impl Connection {
     async fn keep(mut self) -> Ended {
         let mut snapshots = self.parts.supervisor.snapshots();
         let mut inventory = self.parts.inventory.clone();
+        let mut images = self.parts.images.clone();
+        // All of them once, and then what changes.
+        if let Some(images) = &mut images {
+            images.mark_changed();
+        }
+        let mut images_told: Option<Arc<Vec<String>>> = None;
         let mut beats = interval(self.heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -222,6 +229,14 @@ impl Connection {
                 Ok(()) = inventory.changed() => {
                     let now = inventory.borrow_and_update().clone();
                     self.tell(now).await
+                }
+                Some(now) = newest(&mut images) => {
+                    let news = news(images_told.as_deref().map(Vec::as_slice), &now);
+                    images_told = Some(now);
+                    match news {
+                        Some(news) => self.send(Up::Images(news)).await,
+                        None => Ok(()),
+                    }
                 }
                 () = due(overdue) => {
                     Err(Ended::Lost(format!("heartbeats unanswered for {:?}", self.patience())))
@@ -369,6 +384,13 @@ fn check(parts: &LinkParts, welcome: &v1::Welcome) -> Result<ClusterId, Ended> {
         }
         _ => Ok(cluster),
     }
+}
+
+/// The images after the next change; `None` at once where there are none to wait for.
+async fn newest(images: &mut Option<ImageNames>) -> Option<Arc<Vec<String>>> {
+    let images = images.as_mut()?;
+    images.changed().await.ok()?;
+    Some(images.borrow_and_update().clone())
 }
 
 async fn due(at: Option<Instant>) {

@@ -44,6 +44,7 @@ pub(crate) struct Seen {
     pub(crate) registers: Vec<v1::Register>,
     pub(crate) heartbeats: Vec<v1::Heartbeat>,
     pub(crate) inventories: Vec<v1::NodeInventory>,
+    pub(crate) images: Vec<v1::NodeImages>,
     /// The last report of each placement.
     pub(crate) reports: BTreeMap<(String, u64), v1::SessionReport>,
     pub(crate) bearer: Option<String>,
@@ -69,6 +70,7 @@ impl Manager {
             registers: Vec::new(),
             heartbeats: Vec::new(),
             inventories: Vec::new(),
+            images: Vec::new(),
             reports: BTreeMap::new(),
             bearer: None,
             answers_heartbeats: true,
@@ -165,6 +167,7 @@ impl Seen {
             Up::Register(register) => self.registers.push(register),
             Up::Inventory(inventory) => self.inventories.push(inventory),
             Up::Reports(reports) => self.take_reports(reports),
+            Up::Images(images) => self.images.push(images),
             Up::Heartbeat(heartbeat) => {
                 let sequence = heartbeat.sequence;
                 self.heartbeats.push(heartbeat);

@@ -48,6 +48,7 @@ struct Inner {
     /// Host port given to every published port; 0: one after another from 40000.
     host_port: u16,
     calls: Vec<String>,
+    images: Vec<String>,
     listeners: Vec<mpsc::UnboundedSender<RuntimeEvent>>,
 }
 
@@ -253,7 +254,7 @@ impl ContainerRuntime for FakeRuntime {
         _policy: PullPolicy,
         progress: mpsc::Sender<PullProgress>,
     ) -> Result<(), RuntimeError> {
-        drop(self.answer()?);
+        self.answer()?.images.insert(0, image.to_owned());
         let (image, registry) = (image.to_owned(), "registry".to_owned());
         match image.as_str() {
             "missing" => Err(RuntimeError::ImageNotFound { image }),
@@ -272,6 +273,10 @@ impl ContainerRuntime for FakeRuntime {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn images(&self) -> Result<Vec<String>, RuntimeError> {
+        Ok(self.answer()?.images.clone())
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {

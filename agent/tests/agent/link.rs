@@ -382,3 +382,26 @@ async fn a_node_whose_engine_is_away_says_so_in_its_inventory() {
         .await;
     agent.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn images_are_told_in_full_after_registering_and_then_by_what_changes() {
+    let (manager, node) = (Manager::start().await, Node::new());
+    let agent = node.agent(&manager).await;
+    manager.until("told all", |seen| seen.images.first().is_some_and(|told| told.full)).await;
+
+    manager.desire(vec![wanted(&id(A, 1), &order(&["GPU-1"]))]).await;
+    manager
+        .until("told what came", |seen| {
+            let news = seen.images.last();
+            news.is_some_and(|news| !news.full && news.added == ["image"])
+        })
+        .await;
+
+    manager.hang_up();
+    manager
+        .until("told all again", |seen| {
+            seen.images.last().is_some_and(|told| told.full && told.added == ["image"])
+        })
+        .await;
+    agent.stop().await.unwrap();
+}

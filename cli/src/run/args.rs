@@ -179,6 +179,16 @@ pub(crate) struct QueueArgs {
         long, value_name = "COUNT", value_parser = parse::count, allow_negative_numbers = true
     )]
     pub(crate) size: Option<u32>,
+    /// Place the sessions of `--size` on the fewest nodes, close to each other: in one rack, else
+    /// one zone (labels `fgpu.io/rack` and `fgpu.io/zone`)
+    #[arg(long, requires = "size", conflicts_with = "spread")]
+    pub(crate) pack: bool,
+    /// Place them as evenly as there is room over nodes, or over the values of a node label
+    #[arg(
+        long, value_name = "LABEL", requires = "size", num_args = 0..=1, require_equals = true,
+        default_missing_value = ""
+    )]
+    pub(crate) spread: Option<String>,
     /// May be stopped and started elsewhere to free whole devices, see `fgpu defrag`
     #[arg(long)]
     pub(crate) movable: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fgpu_wire::v1::{self, create_session_request::Members, gpu_request::Amount};
 
-use super::args::{ContainerArgs, GpuArgs, RunArgs};
+use super::args::{ContainerArgs, GpuArgs, QueueArgs, RunArgs};
 use crate::failure::Failure;
 use crate::output;
 use crate::parse::{self, ComputeArg};
@@ -54,6 +54,8 @@ impl RunArgs {
             start_at_ms: queue.start_at.map_or(0, |at| at.since(output::now_ms())),
             pending_timeout_ms: queue.pending_timeout.map(parse::millis).unwrap_or_default(),
             movable: queue.movable,
+            arrangement: arrangement(queue).into(),
+            spread_over: queue.spread.clone().unwrap_or_default(),
         })
     }
 
@@ -163,6 +165,15 @@ fn mount(volume: &parse::VolumeArg) -> v1::Mount {
     }
 }
 
+/// How the members of a gang lie.
+fn arrangement(queue: &QueueArgs) -> v1::Arrangement {
+    match (queue.pack, &queue.spread) {
+        (true, _) => v1::Arrangement::Pack,
+        (false, Some(_)) => v1::Arrangement::Spread,
+        (false, None) => v1::Arrangement::Unspecified,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +231,7 @@ mod tests {
             "--gpus 2 --devices 2",
             "--detach --dry-run",
             "--array 1-3 --size 3",
+            "--size 3 --pack --spread",
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line}");
         }
@@ -281,6 +293,21 @@ mod tests {
         let range = v1::ArrayRange { first: 1, last: 9, step: 2, at_once: 3 };
         assert_eq!(args.members(), Some(Members::Array(range)));
         assert_eq!(parse("--size 8").unwrap().members(), Some(Members::GangSize(8)));
+        use v1::Arrangement::{Pack, Spread, Unspecified};
+        for (line, arrangement, over) in [
+            ("--size 8", Unspecified, ""),
+            ("--size 8 --pack", Pack, ""),
+            ("--size 8 --spread", Spread, ""),
+            ("--size 8 --spread=fgpu.io/rack", Spread, "fgpu.io/rack"),
+        ] {
+            let spec = parse(line).unwrap().spec().unwrap();
+            assert_eq!(
+                (spec.arrangement(), spec.spread_over.as_str()),
+                (arrangement, over),
+                "{line}"
+            );
+        }
+        assert!(parse("--pack").is_err() && parse("--spread").is_err());
         assert_eq!(parse("true").unwrap().members(), None);
     }
 

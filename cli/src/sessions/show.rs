@@ -99,6 +99,15 @@ fn short(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// `spread over fgpu.io/rack`
+fn arrangement(spec: &view::SpecView) -> String {
+    match (&spec.arrangement, &spec.spread_over) {
+        (Some(arrangement), Some(label)) => format!("{arrangement} over {label}"),
+        (Some(arrangement), None) => arrangement.clone(),
+        (None, _) => String::new(),
+    }
+}
+
 /// One session in full.
 pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
     let spec = &view.spec;
@@ -148,6 +157,7 @@ pub(super) fn detail(view: &SessionView, now_ms: u64) -> String {
         ("after", lines(spec.after.iter().map(after).collect())),
         ("start at", spec.start_at_ms.map(output::instant).unwrap_or_default()),
         ("pending timeout", some_amount(spec.pending_timeout_ms, output::age)),
+        ("arrangement", arrangement(spec)),
         ("movable", if spec.movable { "yes".to_owned() } else { String::new() }),
         ("time limit", some_amount(spec.time_limit_ms, output::age)),
         ("stop grace", some_amount(spec.stop_grace_ms, output::age)),

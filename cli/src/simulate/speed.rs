@@ -33,6 +33,13 @@ pub(crate) struct SpeedArgs {
     /// wait and cannot run
     #[arg(long, value_name = "COUNT")]
     waiting: Option<usize>,
+    /// Of how many kinds the sessions that wait are
+    #[arg(long, value_name = "COUNT", default_value_t = 200, requires = "waiting")]
+    kinds: usize,
+    /// Have them wait for a little more than any node has free, instead of for a GPU model that one
+    /// session holds all of
+    #[arg(long, requires = "waiting")]
+    near: bool,
     /// Draws who comes and who goes
     #[arg(long, value_name = "NUMBER", default_value_t = 42)]
     seed: u64,
@@ -50,6 +57,8 @@ pub(crate) fn run(args: SpeedArgs) -> Result<(), Failure> {
         decisions: args.decisions,
         at_most: args.at_most,
         waiting: args.waiting.unwrap_or(0),
+        kinds: args.kinds,
+        near: args.near,
     };
     let report = if args.waiting.is_some() { queue_speed(&options) } else { speed(&options) };
     let report = report.map_err(|error| Failure::of(&error))?;

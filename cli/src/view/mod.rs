@@ -14,7 +14,8 @@ pub(crate) use defrag::{
 pub(crate) use node::{ClusterView, DeviceView, NodeView, TokenView, UnitRuleView};
 pub(crate) use project::{ClassView, ProjectView, QuotaRow, UsageView};
 pub(crate) use session::{
-    DependencyView, ExplainView, GpuView, GrantView, GroupView, HoldView, SessionView, SliceView,
+    DependencyView, ExplainView, GpuView, GrantView, GroupView, HoldView, ReservationView,
+    SessionView, SliceView, SpecView,
 };
 
 use fgpu_domain::units::{ComputeMilli, Fgpu, MemoryBytes};

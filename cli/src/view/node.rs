@@ -26,6 +26,8 @@ pub(crate) struct NodeView {
     pub(crate) runtime: RuntimeView,
     pub(crate) devices: Vec<DeviceView>,
     pub(crate) usage: Vec<ContainerUsageView>,
+    /// Images known to be there; only where one node is looked at.
+    pub(crate) images: Vec<String>,
 }
 
 /// What runs containers on a node.
@@ -188,6 +190,7 @@ impl From<v1::Node> for NodeView {
             runtime: node.runtime.unwrap_or_default().into(),
             devices: node.devices.into_iter().map(Into::into).collect(),
             usage: node.usage.into_iter().map(usage).collect(),
+            images: node.images,
         }
     }
 }

@@ -85,6 +85,8 @@ pub(crate) struct SpecView {
     pub(crate) start_at_ms: Option<u64>,
     pub(crate) pending_timeout_ms: u64,
     pub(crate) movable: bool,
+    pub(crate) arrangement: Option<String>,
+    pub(crate) spread_over: Option<String>,
 }
 
 /// How much GPU was asked for.
@@ -159,6 +161,7 @@ pub(crate) struct ExplainView {
     pub(crate) members: u32,
     pub(crate) starts_now: u32,
     pub(crate) places: Vec<NodeMembersView>,
+    pub(crate) reservation: Option<ReservationView>,
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) holds: Vec<HoldView>,
 }
@@ -177,6 +180,15 @@ pub(crate) struct AlternativeView {
 pub(crate) struct NodeMembersView {
     pub(crate) node: String,
     pub(crate) members: u32,
+}
+
+/// Room that is kept for a session which found none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ReservationView {
+    /// Absent: nobody knows.
+    pub(crate) at_ms: Option<u64>,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) binding: bool,
 }
 
 /// What else keeps a session waiting.
@@ -286,6 +298,7 @@ impl From<v1::SessionSpec> for SpecView {
             isolation: word(spec.isolation().as_str_name(), "ISOLATION_"),
             on_disconnect: word(spec.on_disconnect().as_str_name(), "ON_DISCONNECT_"),
             on_lost: word(spec.on_lost().as_str_name(), "ON_LOST_"),
+            arrangement: word(spec.arrangement().as_str_name(), "ARRANGEMENT_"),
             image: spec.image,
             entrypoint: spec.entrypoint,
             command: spec.command,
@@ -310,6 +323,7 @@ impl From<v1::SessionSpec> for SpecView {
             start_at_ms: Some(spec.start_at_ms).filter(|at| *at > 0),
             pending_timeout_ms: spec.pending_timeout_ms,
             movable: spec.movable,
+            spread_over: some(spec.spread_over),
         }
     }
 }
@@ -448,6 +462,11 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
         };
         let place =
             |place: v1::NodeMembers| NodeMembersView { node: place.node, members: place.members };
+        let reservation = |promise: v1::Reservation| ReservationView {
+            at_ms: Some(promise.at_ms).filter(|at| *at > 0),
+            nodes: promise.nodes,
+            binding: promise.binding,
+        };
         let hold =
             |hold: v1::Hold| HoldView { code: hold.code, text: hold.text, metadata: hold.metadata };
         Self {
@@ -463,6 +482,7 @@ impl From<v1::ExplainSessionResponse> for ExplainView {
             members: answer.members,
             starts_now: answer.starts_now,
             places: answer.places.into_iter().map(place).collect(),
+            reservation: answer.reservation.map(reservation),
             attempts: answer.attempts.into_iter().map(Into::into).collect(),
             holds: answer.holds.into_iter().map(hold).collect(),
         }

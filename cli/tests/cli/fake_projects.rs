@@ -131,6 +131,15 @@ impl ProjectService for Projects {
         Ok(Response::new(request.into_inner().class.unwrap()))
     }
 
+    async fn update_class(
+        &self,
+        request: Request<UpdateClassRequest>,
+    ) -> Result<Response<PriorityClass>, Status> {
+        self.note(&request);
+        let name = request.into_inner().name;
+        Ok(Response::new(PriorityClass { name, ..PriorityClass::default() }))
+    }
+
     async fn remove_class(
         &self,
         request: Request<RemoveClassRequest>,

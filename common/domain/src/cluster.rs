@@ -9,11 +9,13 @@
 //! them as if they had never been. Nothing here is ever told to anyone before it is written.
 
 mod accounts;
+mod arrange;
 mod arrays;
 mod create;
 mod defrag;
 mod explain;
 mod gang;
+mod holdoff;
 mod index;
 mod input;
 mod judge;
@@ -40,6 +42,8 @@ mod tests_groups;
 #[cfg(test)]
 mod tests_moves;
 #[cfg(test)]
+mod tests_preempt;
+#[cfg(test)]
 mod tests_projects;
 #[cfg(test)]
 mod tests_promises;
@@ -54,8 +58,10 @@ mod waiting_check;
 mod waits_for;
 
 pub(crate) use accounts::counted;
+pub use arrange::TOPOLOGY;
 pub use defrag::{DefragQuestion, MoveCost, MovePlan, PlannedMove, PlannedStep};
 pub use explain::Explanation;
+pub use holdoff::Trouble;
 pub use index::{Changes, Record, RecordKey, wanted};
 pub use input::{Applied, Input};
 pub use judge::Hold;
@@ -263,6 +269,9 @@ impl Cluster {
             }
             Input::Inventory { node, inventory } => self.update_inventory(&node, *inventory),
             Input::Reports { node, reports, full } => self.observe(&node, reports, full, now),
+            Input::Images { node, full, added, removed } => {
+                self.note_images(&node, full, added, &removed)
+            }
             Input::Liveness { node, liveness } => self.set_liveness(&node, liveness, now),
             Input::Cordon { node, cordon } => self.set_cordon(&node, cordon, now),
             Input::Labels { node, set, remove } => self.set_labels(&node, set, &remove),

@@ -11,6 +11,7 @@ pub mod class;
 pub mod cluster;
 pub mod device;
 pub mod ids;
+pub mod image;
 pub mod node;
 pub mod placement;
 pub mod plans;

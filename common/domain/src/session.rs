@@ -17,8 +17,8 @@ pub use phase::{Attempt, Ended, Outcome, Phase, Progress, PublishedPort, StopRea
 pub use report::{Report, ReportState};
 pub(crate) use spec::field;
 pub use spec::{
-    ComputePolicy, Condition, Dependency, MAX_DEPENDENCIES, Mount, OnDisconnect, OnLost,
-    PRIORITY_RANGE, Resources, SessionKind, SessionSpec, SpecError,
+    Arrangement, ComputePolicy, Condition, Dependency, MAX_DEPENDENCIES, Mount, OnDisconnect,
+    OnLost, PRIORITY_RANGE, Resources, SessionKind, SessionSpec, SpecError,
 };
 pub use transition::{Event, IllegalTransition};
 
@@ -64,6 +64,9 @@ pub struct Session {
     /// While it is moved on purpose: where to, or where from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Box<Moving>>,
+    /// For whom its place was taken, while it stops for that and once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_for: Option<SessionId>,
     /// Placements given up while their node was silent: their slices stay taken until that node
     /// reports them gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -14,7 +14,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentMessage {
     /// What the agent says.
-    #[prost(oneof = "Up", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Up", tags = "1, 2, 3, 4, 5")]
     pub message: Option<Up>,
 }
 
@@ -33,6 +33,9 @@ pub enum Up {
     /// The node changed.
     #[prost(message, tag = "4")]
     Inventory(v1::NodeInventory),
+    /// Which images are on the node.
+    #[prost(message, tag = "5")]
+    Images(v1::NodeImages),
 }
 
 /// A [`v1::ManagerMessage`] whose desired state consists of encoded sessions.
@@ -141,12 +144,35 @@ mod tests {
             let sent = ManagerMessage { message: Some(sent) }.encode_to_vec();
             assert_eq!(v1::ManagerMessage::decode(&*sent).unwrap().message, Some(read));
         }
-        let reports = v1::SessionReports { full: true, ..Default::default() };
-        let sent = v1::AgentMessage {
-            message: Some(v1::agent_message::Message::Reports(reports.clone())),
-        };
-        let read = AgentMessage::decode(&*sent.encode_to_vec()).unwrap();
-        assert_eq!(read.message, Some(Up::Reports(reports)));
+    }
+
+    /// What the contract's message is here. A message that is new in the contract is missed by the
+    /// compiler in this match.
+    fn same(message: v1::agent_message::Message) -> Up {
+        use v1::agent_message::Message as Plain;
+        match message {
+            Plain::Register(register) => Up::Register(register),
+            Plain::Heartbeat(heartbeat) => Up::Heartbeat(heartbeat.encode_to_vec()),
+            Plain::Reports(reports) => Up::Reports(reports),
+            Plain::Inventory(inventory) => Up::Inventory(inventory),
+            Plain::Images(images) => Up::Images(images),
+        }
+    }
+
+    #[test]
+    fn every_message_of_an_agent_is_read() {
+        use v1::agent_message::Message as Plain;
+        let messages = [
+            Plain::Register(v1::Register { node: "a".into(), ..Default::default() }),
+            Plain::Heartbeat(v1::Heartbeat { sequence: 4, ..Default::default() }),
+            Plain::Reports(v1::SessionReports { full: true, ..Default::default() }),
+            Plain::Inventory(v1::NodeInventory { address: "b".into(), ..Default::default() }),
+            Plain::Images(v1::NodeImages::default()),
+        ];
+        for message in messages {
+            let sent = v1::AgentMessage { message: Some(message.clone()) }.encode_to_vec();
+            assert_eq!(AgentMessage::decode(&*sent).unwrap().message, Some(same(message)));
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl<'a> NodeMap<'a> {
             last_seen_ms: cell.map_or(0, |cell| cell.seen_at()),
             usage: usage.map(|usage| self.visible_usage(&usage)).unwrap_or_default(),
             condition: node.inventory.condition.clone(),
+            images: Vec::new(),
         }
     }
 
@@ -156,5 +157,6 @@ fn node_state(state: NodeState) -> v1::NodeState {
         NodeState::Suspect => v1::NodeState::Suspect,
         NodeState::Lost => v1::NodeState::Lost,
         NodeState::NeverSeen => v1::NodeState::NeverSeen,
+        NodeState::HeldOff => v1::NodeState::HeldOff,
     }
 }

@@ -2,13 +2,13 @@
 
 use super::{Caller, errors, map};
 use crate::engine::Snapshot;
-use fgpu_domain::cluster::{Applied, Input};
+use fgpu_domain::cluster::{Applied, Input, Trouble};
 use fgpu_domain::ids::{IdError, NodeName};
 use fgpu_domain::node::Cordon;
 use fgpu_wire::error::{CallError, ErrorCode};
 use fgpu_wire::v1;
 use fgpu_wire::v1::node_service_server::NodeService;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use tonic::{Request, Response, Status};
 
 pub(super) struct Nodes;
@@ -21,7 +21,16 @@ impl NodeService for Nodes {
     ) -> Result<Response<v1::Node>, Status> {
         let caller = Caller::of(&request)?;
         let name = node_name(&request.into_inner().name)?;
-        Ok(Response::new(one(&caller, &caller.term.engine.snapshot(), &name)?))
+        let mut node = one(&caller, &caller.term.engine.snapshot(), &name)?;
+        let known = caller.term.engine.read(move |cluster| {
+            let images = cluster.view().images_of(&name).iter().map(ToString::to_string);
+            (cluster.trouble(&name).map(ToString::to_string), images.collect::<Vec<_>>())
+        });
+        // Without the engine what is known beside the records is left out.
+        let (trouble, images) = known.await.unwrap_or_default();
+        node.images = images;
+        node.condition = together(node.condition, trouble);
+        Ok(Response::new(node))
     }
 
     async fn list_nodes(
@@ -36,7 +45,17 @@ impl NodeService for Nodes {
             let labels = node.effective_labels();
             wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
         });
-        let nodes = matching.map(|node| map.node(node)).collect();
+        let mut nodes: Vec<v1::Node> = matching.map(|node| map.node(node)).collect();
+        let known = caller.term.engine.read(|cluster| {
+            let text =
+                |(name, trouble): (&NodeName, &Trouble)| (name.to_string(), trouble.to_string());
+            cluster.troubles().map(text).collect::<HashMap<_, _>>()
+        });
+        let mut troubles = known.await.unwrap_or_default();
+        for node in &mut nodes {
+            node.condition =
+                together(std::mem::take(&mut node.condition), troubles.remove(&node.name));
+        }
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 
@@ -123,6 +142,15 @@ fn one(caller: &Caller, snapshot: &Snapshot, name: &NodeName) -> Result<v1::Node
     };
     let node = snapshot.nodes.get(name).ok_or_else(missing)?;
     Ok(map::NodeMap::new(caller, snapshot).node(node))
+}
+
+/// What the agent says is wrong, and what sessions met.
+fn together(condition: String, trouble: Option<String>) -> String {
+    match trouble {
+        Some(trouble) if condition.is_empty() => trouble,
+        Some(trouble) => format!("{condition}; {trouble}"),
+        None => condition,
+    }
 }
 
 pub(super) fn node_name(name: &str) -> Result<NodeName, CallError> {

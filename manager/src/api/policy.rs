@@ -56,6 +56,7 @@ pub(super) fn rule(path: &str) -> Option<Rule> {
         | "/fgpu.v1.ProjectService/RemoveProject"
         | "/fgpu.v1.ProjectService/SetQuota"
         | "/fgpu.v1.ProjectService/PutClass"
+        | "/fgpu.v1.ProjectService/UpdateClass"
         | "/fgpu.v1.ProjectService/RemoveClass" => (ADMIN, false),
         "/fgpu.v1.AgentService/Link" | "/fgpu.v1.AgentService/OpenChannel" => (AGENTS, false),
         path if path.starts_with("/grpc.reflection.") => (PEOPLE, true),
@@ -121,7 +122,8 @@ mod tests {
         for method in ["GetProject", "ListProjects", "GetUsage", "ListClasses"] {
             assert!(member(&format!("/fgpu.v1.ProjectService/{method}")), "{method}");
         }
-        for method in ["CreateProject", "UpdateProject", "RemoveProject", "SetQuota", "PutClass"] {
+        let administers = ["CreateProject", "UpdateProject", "RemoveProject", "SetQuota"];
+        for method in administers.into_iter().chain(["PutClass", "UpdateClass", "RemoveClass"]) {
             assert!(!member(&format!("/fgpu.v1.ProjectService/{method}")), "{method}");
         }
     }

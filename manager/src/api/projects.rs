@@ -141,11 +141,22 @@ impl ProjectService for Projects {
     ) -> Result<Response<v1::PriorityClass>, Status> {
         let caller = Caller::of(&request)?;
         let class = request.into_inner().class.unwrap_or_default();
-        let class = Box::new(convert::priority_class(&class)?);
-        match submit(&caller, Input::PutClass { class }).await? {
-            Applied::Class(class) => Ok(Response::new((&*class).into())),
-            other => Err(errors::unexpected(&other).into()),
-        }
+        let _one = self.changing.lock().await;
+        put_class(&caller, &class).await
+    }
+
+    async fn update_class(
+        &self,
+        request: Request<v1::UpdateClassRequest>,
+    ) -> Result<Response<v1::PriorityClass>, Status> {
+        let caller = Caller::of(&request)?;
+        let change = request.into_inner();
+        let _one = self.changing.lock().await;
+        let known = read(&caller, all_classes).await?;
+        let known = known.iter().find(|class| class.name.as_str() == change.name);
+        let fresh = || v1::PriorityClass { name: change.name.clone(), ..Default::default() };
+        let class = updated(known.map_or_else(fresh, Into::into), &change);
+        put_class(&caller, &class).await
     }
 
     async fn remove_class(
@@ -155,8 +166,36 @@ impl ProjectService for Projects {
         let caller = Caller::of(&request)?;
         let class = v1::PriorityClass { name: request.into_inner().name, ..Default::default() };
         let name = convert::priority_class(&class)?.name;
+        let _one = self.changing.lock().await;
         submit(&caller, Input::RemoveClass { name: name.clone() }).await?;
         Ok(Response::new(v1::RemoveClassResponse { name: name.to_string() }))
+    }
+}
+
+async fn put_class(
+    caller: &Caller,
+    class: &v1::PriorityClass,
+) -> Result<Response<v1::PriorityClass>, Status> {
+    let class = Box::new(convert::priority_class(class)?);
+    match submit(caller, Input::PutClass { class }).await? {
+        Applied::Class(class) => Ok(Response::new((&*class).into())),
+        other => Err(errors::unexpected(&other).into()),
+    }
+}
+
+/// A class with what a change names.
+fn updated(class: v1::PriorityClass, change: &v1::UpdateClassRequest) -> v1::PriorityClass {
+    v1::PriorityClass {
+        priority: change.priority.unwrap_or(class.priority),
+        may_preempt: change.may_preempt.unwrap_or(class.may_preempt),
+        preemptible: change.preemptible.unwrap_or(class.preemptible),
+        min_run_ms: change.min_run_ms.unwrap_or(class.min_run_ms),
+        grace_ms: change.grace_ms.or(class.grace_ms),
+        on_preempt: match change.on_preempt() {
+            v1::OnPreempt::Unspecified => class.on_preempt,
+            named => named.into(),
+        },
+        ..class
     }
 }
 
@@ -359,6 +398,39 @@ mod tests {
         let reset = v1::SetQuotaRequest { of: ann(), reset: true, ..Default::default() };
         apply_quota(&mut changed, &reset).unwrap();
         assert!(changed.users.is_empty());
+    }
+
+    #[test]
+    fn what_a_change_of_a_class_does_not_name_stays_as_it_is() {
+        let before = v1::PriorityClass {
+            name: "batch".into(),
+            priority: -50,
+            may_preempt: true,
+            preemptible: true,
+            min_run_ms: 60_000,
+            grace_ms: Some(5_000),
+            on_preempt: v1::OnPreempt::Stop.into(),
+            built_in: false,
+        };
+        assert_eq!(updated(before.clone(), &v1::UpdateClassRequest::default()), before);
+        let change = v1::UpdateClassRequest {
+            name: "batch".into(),
+            priority: Some(0),
+            may_preempt: Some(false),
+            min_run_ms: Some(0),
+            grace_ms: Some(60_000),
+            on_preempt: v1::OnPreempt::Requeue.into(),
+            ..v1::UpdateClassRequest::default()
+        };
+        let expected = v1::PriorityClass {
+            priority: 0,
+            may_preempt: false,
+            min_run_ms: 0,
+            grace_ms: Some(60_000),
+            on_preempt: v1::OnPreempt::Requeue.into(),
+            ..before.clone()
+        };
+        assert_eq!(updated(before, &change), expected);
     }
 
     #[test]

@@ -6,8 +6,13 @@
 use fgpu_domain::cluster::Input;
 use fgpu_domain::ids::NodeName;
 use fgpu_domain::node::Inventory;
+use fgpu_domain::placement::MOST_IMAGES;
 use fgpu_domain::session::{Report, ReportState};
+use fgpu_wire::v1;
 use std::mem::discriminant;
+
+/// Names of images that are gone, kept until the engine takes them.
+const MOST_TOLD: usize = 1024;
 
 /// Words of one agent on their way to the engine.
 #[derive(Debug)]
@@ -15,6 +20,7 @@ pub(super) struct Inbox {
     node: NodeName,
     register: Option<Input>,
     inventory: Option<Inventory>,
+    images: Option<v1::NodeImages>,
     reports: Vec<Report>,
     full: bool,
 }
@@ -22,11 +28,33 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Begins with the registration.
     pub(super) fn new(node: NodeName, register: Input) -> Self {
-        Self { node, register: Some(register), inventory: None, reports: Vec::new(), full: false }
+        Self {
+            node,
+            register: Some(register),
+            inventory: None,
+            images: None,
+            reports: Vec::new(),
+            full: false,
+        }
     }
 
     pub(super) fn inventory(&mut self, inventory: Inventory) {
         self.inventory = Some(inventory);
+    }
+
+    /// Adds news of images to those not taken yet.
+    pub(super) fn images(&mut self, news: v1::NodeImages) {
+        let known = self.images.take().filter(|_| !news.full);
+        let mut images = known.unwrap_or_default();
+        let v1::NodeImages { full, added, removed } = news;
+        images.full |= full;
+        images.added.retain(|image| !removed.contains(image) && !added.contains(image));
+        images.removed.retain(|image| !added.contains(image));
+        images.added.splice(..0, added);
+        images.removed.extend(removed);
+        images.added.truncate(MOST_IMAGES);
+        images.removed.truncate(MOST_TOLD);
+        self.images = Some(images);
     }
 
     /// Adds news; with `full` they replace all that was said before.
@@ -49,6 +77,11 @@ impl Inbox {
             Input::Inventory { inventory, .. } => {
                 self.inventory.get_or_insert(*inventory);
             }
+            Input::Images { full, added, removed, .. } => {
+                let newer = self.images.take();
+                self.images = Some(v1::NodeImages { full, added, removed });
+                newer.into_iter().for_each(|newer| self.images(newer));
+            }
             Input::Reports { reports, full, .. } if !self.full => {
                 let newer = std::mem::take(&mut self.reports);
                 self.reports(reports, full);
@@ -68,7 +101,9 @@ impl Inbox {
             return Some(Input::Inventory { node, inventory: Box::new(inventory) });
         }
         if self.reports.is_empty() && !self.full {
-            return None;
+            // Hints come last.
+            let v1::NodeImages { full, added, removed } = self.images.take()?;
+            return Some(Input::Images { node, full, added, removed });
         }
         let reports = std::mem::take(&mut self.reports);
         let full = std::mem::take(&mut self.full);
@@ -143,6 +178,26 @@ mod tests {
         inbox.put_back(first);
 
         assert_eq!(taken(&mut inbox), (vec![running(), gone()], false));
+    }
+
+    #[test]
+    fn news_of_images_are_gathered_and_the_latest_word_counts() {
+        let images = |full, added: &[&str], removed: &[&str]| v1::NodeImages {
+            full,
+            added: added.iter().map(|&name| name.to_owned()).collect(),
+            removed: removed.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let mut inbox = inbox();
+        inbox.images(images(true, &["a", "b"], &[]));
+        let first = inbox.next().unwrap();
+        inbox.images(images(false, &["c"], &["a"]));
+        inbox.put_back(first);
+        inbox.images(images(false, &["a"], &["b"]));
+        match inbox.next() {
+            Some(Input::Images { full: true, added, .. }) => assert_eq!(added, ["a", "c"]),
+            other => panic!("all images were expected, not {other:?}"),
+        }
+        assert!(inbox.next().is_none());
     }
 
     #[test]

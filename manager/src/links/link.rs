@@ -159,6 +159,7 @@ impl Link {
                 let version = &self.registered.agent_version;
                 self.inbox.inventory(convert::inventory(inventory, version)?);
             }
+            Some(Up::Images(images)) => self.inbox.images(images),
             Some(Up::Register(_)) => {
                 return Err(CallError::field("message", "", "an agent registers once per stream"));
             }

@@ -79,7 +79,7 @@ async fn no_role_can_call_what_is_not_its_own() {
         let unknown = path.contains("NoSuchCall");
         let nodes = ["Cordon", "Uncordon", "Drain", "SetNode", "RemoveNode", "Token", "Defrag"];
         let projects = ["CreateProject", "UpdateProject", "RemoveProject", "SetQuota"];
-        let classes = ["PutClass", "RemoveClass"];
+        let classes = ["PutClass", "UpdateClass", "RemoveClass"];
         let mut parts = nodes.iter().chain(&projects).chain(&classes);
         let administers = parts.any(|part| path.contains(part));
         for (who, bearer, allowed) in [

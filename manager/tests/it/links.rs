@@ -5,6 +5,7 @@ use crate::harness::{World, code, spec};
 use fgpu_wire::error::CallError;
 use fgpu_wire::v1;
 use fgpu_wire::v1::agent_message::Message as Up;
+use fgpu_wire::v1::session_report::State;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -139,6 +140,68 @@ async fn an_inventory_that_changes_is_recorded_and_one_that_does_not_is_not() {
     assert_eq!(world.store.commits(), before + 1);
     // Silence is measured from the last word of any kind.
     world.clock.advance(Duration::from_secs(9));
+    manager.node_reaches("a1", v1::NodeState::Ready).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_goes_to_the_node_that_says_it_has_its_image_and_nothing_of_that_is_stored() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let _first = FakeAgent::join(&manager, "a1").await;
+    let holder = FakeAgent::join(&manager, "b1").await;
+    manager.node_reaches("b1", v1::NodeState::Ready).await;
+    let before = world.store.commits();
+    let added = vec!["busybox:latest".to_owned()];
+    holder.say(Up::Images(v1::NodeImages { full: true, added, removed: Vec::new() })).await;
+    crate::harness::eventually("the image is shown", async || {
+        let request = v1::GetNodeRequest { name: "b1".to_owned() };
+        let node = manager.nodes().get_node(request).await.unwrap().into_inner();
+        let shown = node.images == ["docker.io/library/busybox:latest"];
+        if shown { Ok(()) } else { Err(format!("{:?}", node.images)) }
+    })
+    .await;
+    assert_eq!(world.store.commits(), before);
+
+    let id = manager.create(v1::SessionSpec { image: "busybox".to_owned(), ..spec(500) }).await.id;
+    holder.wants(&id).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_where_sessions_do_not_start_is_held_off_and_they_go_elsewhere() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let bad = FakeAgent::join(&manager, "a1").await;
+    let good = FakeAgent::join(&manager, "b1").await;
+    let failed = || {
+        State::Gone(v1::Gone {
+            code: "START_FAILED".to_owned(),
+            message: "no space left on device".to_owned(),
+            ..Default::default()
+        })
+    };
+    for _ in 0..2 {
+        let id = manager.create(spec(500)).await.id;
+        let wanted = bad.wants(&id).await;
+        bad.report(&wanted, failed()).await;
+        let again = good.wants(&id).await;
+        assert!(again.generation > wanted.generation);
+        good.report(&again, crate::agent::running()).await;
+        let session = manager.reaches(&id, v1::Phase::Running).await;
+        assert!(session.attempts[0].node_fault, "{:?}", session.attempts);
+        good.report(&again, crate::agent::gone(0)).await;
+        manager.reaches(&id, v1::Phase::Ended).await;
+    }
+    let node = manager.node_reaches("a1", v1::NodeState::HeldOff).await;
+    assert!(node.condition.contains("no space left on device"), "{}", node.condition);
+    let third = manager.create(spec(500)).await.id;
+    good.wants(&third).await;
+
+    // The time of the hold-off passes, and the node is tried again.
+    world.clock.advance(Duration::from_secs(31));
+    bad.be_heard(1).await;
+    good.be_heard(1).await;
     manager.node_reaches("a1", v1::NodeState::Ready).await;
     manager.stop().await;
 }

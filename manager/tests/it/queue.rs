@@ -387,3 +387,34 @@ async fn a_list_says_what_each_session_waits_for() {
     assert_eq!(manager.get(&room).await.pending_reason, "room");
     manager.stop().await;
 }
+
+#[tokio::test]
+async fn changes_of_a_class_at_the_same_time_do_not_undo_each_other() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let update = |change: v1::UpdateClassRequest| {
+        let mut projects = manager.projects();
+        async move { projects.update_class(change).await.map(tonic::Response::into_inner) }
+    };
+    let named = || v1::UpdateClassRequest { name: "low".to_owned(), ..Default::default() };
+    let changes = [
+        v1::UpdateClassRequest { priority: Some(-500), ..named() },
+        v1::UpdateClassRequest { may_preempt: Some(true), ..named() },
+        v1::UpdateClassRequest { min_run_ms: Some(60_000), ..named() },
+        v1::UpdateClassRequest { grace_ms: Some(5_000), ..named() },
+    ];
+    for changed in futures_util::future::join_all(changes.map(update)).await {
+        changed.unwrap();
+    }
+    let classes = manager.projects().list_classes(v1::ListClassesRequest {}).await.unwrap();
+    let classes = classes.into_inner().classes;
+    let low = classes.iter().find(|class| class.name == "low").unwrap();
+    assert_eq!((low.priority, low.may_preempt, low.min_run_ms), (-500, true, 60_000));
+    assert!(low.preemptible && low.grace_ms == Some(5_000), "{low:?}");
+
+    let made = v1::UpdateClassRequest { name: "urgent".to_owned(), ..Default::default() };
+    assert_eq!(update(made).await.unwrap().priority, 0);
+    let refused = update(v1::UpdateClassRequest { priority: Some(2_000), ..named() }).await;
+    assert_eq!(code(&refused.unwrap_err()), "INVALID_ARGUMENT");
+    manager.stop().await;
+}

@@ -70,6 +70,8 @@ pub(super) struct Project {
     /// GPU times milliseconds; and the same when the last pod had arrived.
     pub(super) gpu: u128,
     pub(super) gpu_arriving: u128,
+    /// The same over the time in which every project waited.
+    pub(super) gpu_all_wait: u128,
 }
 
 /// Time in which several projects waited at once. Only shown, so in floating point.
@@ -78,6 +80,8 @@ pub(super) struct Contended {
     pub(super) ms: u64,
     /// Jain's index of what they held by weight, times milliseconds.
     pub(super) jain: f64,
+    /// Time in which every project waited.
+    pub(super) all_ms: u64,
 }
 
 impl Meter {
@@ -131,9 +135,16 @@ impl Meter {
         let waiting = self.projects.values().filter(|project| project.waiting > 0);
         let shares: Vec<f64> =
             waiting.map(|project| project.used_milli as f64 / f64::from(project.weight)).collect();
-        if shares.len() > 1 {
-            self.contended.ms += ms;
-            self.contended.jain += jain(&shares) * ms as f64;
+        if shares.len() < 2 {
+            return;
+        }
+        self.contended.ms += ms;
+        self.contended.jain += jain(&shares) * ms as f64;
+        if shares.len() == self.projects.len() {
+            self.contended.all_ms += ms;
+            for project in self.projects.values_mut() {
+                project.gpu_all_wait += u128::from(project.used_milli) * u128::from(ms);
+            }
         }
     }
 

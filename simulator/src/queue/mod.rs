@@ -13,6 +13,8 @@ mod report;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_fairness;
 mod world;
 
 pub use report::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};
@@ -30,6 +32,8 @@ pub(crate) struct QueueOptions {
     pub(crate) seed: u64,
     /// Keep projects and classes from the queue.
     pub(crate) plain: bool,
+    /// Keep no room for the first of the queue.
+    pub(crate) no_reservations: bool,
 }
 
 /// Simulates what `reader` has behind its first line. `progress` is called with how many pods have
@@ -45,13 +49,13 @@ pub(crate) fn simulate(
     while world.step()? {
         progress(world.arrived(), all);
     }
-    let QueueOptions { policy, seed, plain } = options;
+    let QueueOptions { policy, seed, plain, .. } = options;
     Ok(report::report(&world, name, (policy.to_string(), seed, plain)))
 }
 
 /// The cluster as it is before anything happens.
 fn read(options: QueueOptions, reader: &mut Reader<impl BufRead>) -> Result<World, SimulateError> {
-    let mut world = World::new(options.policy, options.seed, options.plain);
+    let mut world = World::new(&options);
     while let Some(line) = reader.next_line()? {
         match line {
             Line::Header(_) => {}

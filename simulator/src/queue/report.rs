@@ -125,6 +125,9 @@ pub struct Fairness {
     pub contended_pct: f64,
     /// Jain's index of the GPU held by weight by those that waited, over that time.
     pub jain_contended: f64,
+    /// Percent of the whole time in which every project waited: only then does their order decide
+    /// what each of them gets.
+    pub all_wait_pct: f64,
 }
 
 /// What one project got while pods arrived.
@@ -138,6 +141,8 @@ pub struct ProjectShare {
     pub share_pct: f64,
     /// Percent of all weights.
     pub weight_pct: f64,
+    /// Percent of what all projects held while every project waited.
+    pub share_all_wait_pct: f64,
 }
 
 /// The state over a part of the time.
@@ -270,12 +275,14 @@ fn fairness(meter: &Meter) -> Fairness {
         meter.projects.values().map(|project| gpu(project) / f64::from(project.weight)).collect();
     let largest = by_weight.iter().copied().fold(0.0, f64::max);
     let least = by_weight.iter().copied().fold(f64::INFINITY, f64::min);
+    let all_wait: f64 = meter.projects.values().map(|project| project.gpu_all_wait as f64).sum();
     let shares = meter.projects.iter().map(|(name, project)| {
         let share = ProjectShare {
             weight: project.weight,
             gpu_hours: gpu(project) / 1000.0 / 3_600_000.0,
             share_pct: percent(gpu(project), all),
             weight_pct: percent(f64::from(project.weight), weights),
+            share_all_wait_pct: percent(project.gpu_all_wait as f64, all_wait),
         };
         (name.clone(), share)
     });
@@ -285,6 +292,7 @@ fn fairness(meter: &Meter) -> Fairness {
         jain: jain(&by_weight),
         min_to_max: if largest > 0.0 { least / largest } else { 1.0 },
         contended_pct: percent(contended.ms as f64, meter.sums.ms as f64),
+        all_wait_pct: percent(contended.all_ms as f64, meter.sums.ms as f64),
         jain_contended: if contended.ms > 0 { contended.jain / contended.ms as f64 } else { 1.0 },
     }
 }

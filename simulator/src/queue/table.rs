@@ -79,7 +79,7 @@ impl QueueReport {
             return;
         }
         text.push('\n');
-        let head = ["weight", "weight%", "GPU hours", "share%"];
+        let head = ["weight", "weight%", "GPU hours", "share%", "all wait%"];
         row(text, "while pods arrive", head.map(str::to_owned));
         for (name, project) in &fairness.projects {
             let cells = [
@@ -87,6 +87,7 @@ impl QueueReport {
                 format!("{:.1}", project.weight_pct),
                 format!("{:.1}", project.gpu_hours),
                 format!("{:.1}", project.share_pct),
+                format!("{:.1}", project.share_all_wait_pct),
             ];
             row(text, name, cells);
         }
@@ -94,8 +95,12 @@ impl QueueReport {
             text,
             format!(
                 "Jain's index of GPU time by weight {:.3}, least to largest {:.3}; several waited \
-                 {:.1} % of the time, then {:.3}",
-                fairness.jain, fairness.min_to_max, fairness.contended_pct, fairness.jain_contended
+                 {:.1} % of the time, then {:.3}; all waited {:.1} %",
+                fairness.jain,
+                fairness.min_to_max,
+                fairness.contended_pct,
+                fairness.jain_contended,
+                fairness.all_wait_pct
             ),
         );
     }

@@ -22,7 +22,7 @@ fn world(text: &str, options: QueueOptions) -> Result<World, SimulateError> {
     read(options, &mut reader)
 }
 
-fn ran(text: &str) -> World {
+pub(super) fn ran(text: &str) -> World {
     let mut world = world(text, QueueOptions::default()).unwrap();
     while world.step().unwrap() {}
     world
@@ -32,7 +32,7 @@ fn of(lines: &[String]) -> String {
     format!("{HEAD}{}\n", lines.join("\n"))
 }
 
-fn report_of(text: &str, options: QueueOptions) -> Result<QueueReport, SimulateError> {
+pub(super) fn report_of(text: &str, options: QueueOptions) -> Result<QueueReport, SimulateError> {
     let mut reader = Reader::new(text.as_bytes());
     let header = reader.header_line()?;
     simulate(options, header.name, &mut reader, &mut |_, _| {})
@@ -42,7 +42,8 @@ fn times(world: &World) -> Vec<(Option<u64>, Option<u64>)> {
     world.jobs.iter().map(|job| (job.started_ms, job.ended_ms)).collect()
 }
 
-const PLAIN: QueueOptions = QueueOptions { policy: Policy::BestFit, seed: 0, plain: true };
+const PLAIN: QueueOptions =
+    QueueOptions { policy: Policy::BestFit, seed: 0, plain: true, no_reservations: false };
 
 fn generated(timed: Timed) -> String {
     let source = Source { nodes: Some(8), list_seed: 3, ..Source::default() };

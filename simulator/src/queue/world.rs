@@ -4,6 +4,7 @@
 //! its place begins anew when it gets another. Whatever the domain decides is seen in the records
 //! it changes, as the manager sees them.
 
+use super::QueueOptions;
 use super::bridge::{Bridge, made, number, settings};
 use super::job::{Job, Standing};
 use super::meter::Meter;
@@ -11,7 +12,6 @@ use crate::error::SimulateError;
 use crate::replay::{JobLine, NodeLine, ProjectLine};
 use fgpu_domain::cluster::{Cluster, Input, Record};
 use fgpu_domain::ids::{NodeName, SessionId};
-use fgpu_domain::placement::Policy;
 use fgpu_domain::session::{Phase, Report, ReportState, Session};
 use fgpu_domain::time::UnixMillis;
 use std::cmp::Reverse;
@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 /// Exit code of a command that was told to stop.
 const TERMINATED: i32 = 143;
+
+/// From being placed to running at the latest, in the simulated cluster.
+const START_TIMEOUT_MS: u64 = 1000;
 
 /// Deadlines in a row that may change no session before nothing is expected of further ones.
 const MOST_IDLE_STEPS: u32 = 1_000;
@@ -50,10 +53,16 @@ struct Running {
 }
 
 impl World {
-    pub(super) fn new(policy: Policy, seed: u64, plain: bool) -> Self {
+    pub(super) fn new(options: &QueueOptions) -> Self {
+        let mut settings = settings(options.policy, options.seed);
+        // Agents here start what they are told to in no time.
+        settings.start_timeout_ms = START_TIMEOUT_MS;
+        if options.no_reservations {
+            settings.reservations = 0;
+        }
         Self {
-            cluster: Cluster::new(settings(policy, seed)),
-            bridge: Bridge::new(plain),
+            cluster: Cluster::new(settings),
+            bridge: Bridge::new(options.plain),
             nodes: 0,
             jobs: Vec::new(),
             next: 0,

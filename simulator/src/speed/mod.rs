@@ -6,6 +6,7 @@
 
 mod placement;
 mod queue;
+mod waiting;
 
 pub use placement::{PlacementBench, speed};
 pub use queue::queue_speed;
@@ -38,6 +39,10 @@ pub struct SpeedOptions {
     pub at_most: Duration,
     /// Sessions that wait and cannot run; only for the queue.
     pub waiting: usize,
+    /// Of how many kinds those are.
+    pub kinds: usize,
+    /// They wait for a little more than any node has free, instead of for a model that is all held.
+    pub near: bool,
 }
 
 /// Why nothing was measured.
@@ -194,6 +199,8 @@ mod tests {
             decisions: 200,
             at_most: Duration::from_secs(600),
             waiting: 30,
+            kinds: 20,
+            near: false,
         }
     }
 
@@ -214,6 +221,11 @@ mod tests {
     #[test]
     fn placement_is_measured_at_every_fill_and_the_fill_is_kept() {
         check(&speed(&options()).unwrap(), &[0, 0]);
+    }
+
+    #[test]
+    fn what_waits_for_a_little_more_than_there_is_never_runs() {
+        check(&queue_speed(&SpeedOptions { near: true, ..options() }).unwrap(), &[0, 30, 0, 30]);
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! The cluster the manager runs: a session ends, another is created, the queue is looked at, and
 //! what changed is taken for the store. Every decision measured is all of that.
 
-use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream, measure};
+use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream, measure, waiting};
 use crate::error::SimulateError;
 use crate::queue::bridge::{Bridge, made, settings};
 use crate::random::SplitMix64;
 use crate::replay::{JobLine, NodeLine, PodLine};
 use crate::stopwatch::{Lap, Stopwatch};
 use fgpu_domain::cluster::{Applied, Cluster, Input};
-use fgpu_domain::ids::SessionId;
+use fgpu_domain::ids::{NodeName, SessionId};
 use fgpu_domain::session::{Report, ReportState};
 use fgpu_domain::time::UnixMillis;
+use std::time::Duration;
 
-/// The model of the one node that is held by one session for ever: who waits for it waits for ever.
-const RARE_MODEL: &str = "rare";
-const RARE_GPUS: u32 = 8;
 /// Sessions created before the queue is looked at while the cluster is filled.
 const BATCH: usize = 64;
 /// Sessions in a row that find no place before a cluster counts as full.
@@ -28,7 +26,11 @@ struct Bench {
     gauge: Gauge,
     created: usize,
     held: Vec<(SessionId, u64)>,
-    now: u64,
+    /// Moves on by what decisions take: what the cluster does every few seconds is done as often as
+    /// it would be.
+    now: UnixMillis,
+    /// Time that is not yet a whole millisecond.
+    elapsed: Duration,
 }
 
 /// Measures decisions of the cluster at each fill, without and with sessions that wait.
@@ -46,15 +48,20 @@ pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
         gauge: Gauge { capacity, used: 0 },
         created: 0,
         held: Vec::new(),
-        now: 0,
+        now: UnixMillis(0),
+        elapsed: Duration::ZERO,
     };
     bench.register(&lists.nodes)?;
+    if options.near {
+        bench.keep(&lists.nodes)?;
+    }
+    let pods = waiting::pods(options, &lists.nodes);
     let mut measurements = Vec::new();
     for fill_pct in &options.fills {
         bench.fill(*fill_pct)?;
         measurements.push(bench.measure(*fill_pct, 0, options)?);
         if options.waiting > 0 {
-            let waiting = bench.make_wait(options.waiting)?;
+            let waiting = bench.make_wait(&pods)?;
             measurements.push(bench.measure(*fill_pct, options.waiting, options)?);
             for id in waiting {
                 bench.stop(id)?;
@@ -67,13 +74,7 @@ pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
 
 impl Bench {
     fn register(&mut self, nodes: &[NodeLine]) -> Result<(), SpeedError> {
-        let rare = NodeLine {
-            name: "rare".to_owned(),
-            cpu_milli: 64_000,
-            memory_mib: 512 * 1024,
-            num_gpu: RARE_GPUS,
-            gpu_model: Some(RARE_MODEL.to_owned()),
-        };
+        let rare = waiting::rare_node();
         for (node, number) in nodes.iter().chain([&rare]).zip(0..) {
             let name = |source| {
                 let (line, node) = (0, node.name.clone());
@@ -82,8 +83,7 @@ impl Bench {
             let input = self.bridge.register(number, node).map_err(name)?;
             self.apply(input)?;
         }
-        let holder = rare_pod(RARE_GPUS, 1000);
-        self.create(&holder)?;
+        self.create(&waiting::rare_holder())?;
         self.settle();
         Ok(())
     }
@@ -116,12 +116,27 @@ impl Bench {
         Ok(())
     }
 
-    /// Sessions that wait for what is held for ever, in many kinds.
-    fn make_wait(&mut self, count: usize) -> Result<Vec<SessionId>, SpeedError> {
-        let mut waiting = Vec::with_capacity(count);
-        for (number, gpus) in (0..count).zip((1..=RARE_GPUS).cycle()) {
-            let cpu_milli = 1000 + u64::try_from(number / 8 % 25).unwrap_or(0);
-            waiting.extend(self.create(&rare_pod(gpus, cpu_milli))?);
+    /// Has a little of every node held for ever.
+    fn keep(&mut self, nodes: &[NodeLine]) -> Result<(), SpeedError> {
+        let pod = waiting::kept();
+        for number in 0..nodes.len() {
+            let mut input = self.bridge.create(self.created, &job(&pod))?;
+            self.created += 1;
+            if let Input::Create { spec, .. } = &mut input {
+                spec.node = NodeName::new(format!("n{number}")).ok();
+            }
+            self.apply(input)?;
+            self.gauge.used += pod.gpu_demand();
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Sessions that wait and cannot run.
+    fn make_wait(&mut self, pods: &[PodLine]) -> Result<Vec<SessionId>, SpeedError> {
+        let mut waiting = Vec::with_capacity(pods.len());
+        for pod in pods {
+            waiting.extend(self.create(pod)?);
         }
         self.settle();
         Ok(waiting)
@@ -139,7 +154,6 @@ impl Bench {
 
     /// Lets as many go as the next needs; measures the last of that and the next together.
     fn exchange(&mut self, fill_pct: u32) -> Result<(Lap, bool), SpeedError> {
-        self.now += 1;
         let pod = self.stream.next();
         let mut start = Stopwatch::start();
         while self.gauge.is_full(fill_pct, pod.gpu_demand()) && !self.held.is_empty() {
@@ -152,12 +166,20 @@ impl Bench {
         let created = self.create(&pod)?;
         self.settle();
         let lap = start.stop();
+        self.pass(lap.wall);
         let Some(id) = created else { return Ok((lap, false)) };
         let found = self.hold(id.clone(), pod.gpu_demand());
         if !found {
             self.stop(id)?;
         }
         Ok((lap, found))
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.elapsed += time;
+        let whole = u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX);
+        self.elapsed = self.elapsed.saturating_sub(Duration::from_millis(whole));
+        self.now = self.now.plus(whole);
     }
 
     fn create(&mut self, pod: &PodLine) -> Result<Option<SessionId>, SpeedError> {
@@ -168,7 +190,7 @@ impl Bench {
 
     /// Looks at the queue, and takes what changed, as for the store.
     fn settle(&mut self) {
-        self.cluster.schedule(UnixMillis(self.now));
+        self.cluster.schedule(self.now);
         drop(self.cluster.take_changes());
     }
 
@@ -207,20 +229,9 @@ impl Bench {
     }
 
     fn apply(&mut self, input: Input) -> Result<Applied, SpeedError> {
-        let applied = self.cluster.apply(input, UnixMillis(self.now));
+        let applied = self.cluster.apply(input, self.now);
         let refused = |source| SimulateError::Input { source: Box::new(source) };
         applied.map_err(refused).map_err(SpeedError::from)
-    }
-}
-
-fn rare_pod(num_gpu: u32, cpu_milli: u64) -> PodLine {
-    PodLine {
-        name: String::new(),
-        cpu_milli,
-        memory_mib: 1024,
-        num_gpu,
-        gpu_milli: 1000,
-        gpu_spec: vec![RARE_MODEL.to_owned()],
     }
 }
 

@@ -21,8 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::models::{ContainerInspectResponse, HostConfig};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions,
+    RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
@@ -306,6 +306,13 @@ impl ContainerRuntime for DockerRuntime {
             Err(error) => return Err(error.of_container("remove", id)),
         }
         self.remove_session_cgroup(observe::session(&found)).await
+    }
+
+    async fn images(&self) -> Result<Vec<String>, RuntimeError> {
+        let docker = self.engine.client().await?;
+        let listed = self.engine.within(docker.list_images(None::<ListImagesOptions>)).await;
+        let listed = listed.map_err(|error| error.into_runtime("list images".to_owned()))?;
+        Ok(observe::image_names(listed))
     }
 
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {

@@ -2,7 +2,7 @@
 
 use bollard::ClientVersion;
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, PortMap, SystemInfo,
+    ContainerInspectResponse, ContainerStateStatusEnum, ImageSummary, PortMap, SystemInfo,
     SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum,
 };
 
@@ -83,6 +83,15 @@ pub(super) fn init_may_have_failed(found: &ContainerInspectResponse, seen: &Cont
 pub(super) fn init_failure(last_line: &str) -> Option<String> {
     let (_, reason) = last_line.trim().strip_prefix("[FATAL tini (")?.split_once(")] ")?;
     reason.starts_with("exec ").then(|| reason.to_owned())
+}
+
+/// Names of images, the newest first; tags before digests, as that is what people write.
+pub(super) fn image_names(mut images: Vec<ImageSummary>) -> Vec<String> {
+    images.sort_by_key(|image| std::cmp::Reverse(image.created));
+    let tags = images.iter().flat_map(|image| &image.repo_tags);
+    let digests = images.iter().flat_map(|image| &image.repo_digests);
+    // What has lost its name is listed as `<none>`.
+    tags.chain(digests).filter(|name| !name.contains("<none>")).cloned().collect()
 }
 
 fn published(ports: &PortMap) -> Vec<PublishedPort> {

@@ -202,7 +202,7 @@ impl Cluster {
         let undo = Undo::Account(Box::new((project.clone(), user.clone(), total, own)));
         total.change(before, after, self.now);
         own.change(before, after, self.now);
-        self.journal_account(undo);
+        self.journal_step(undo);
         self.set_account(project, user, total, own);
         if Amounts::of(&before, 1) != Amounts::of(&after, 1) {
             let due = self.now.plus(CHECKPOINT_MS);
@@ -219,7 +219,7 @@ impl Cluster {
         let mut total = account.total;
         for (user, own) in account.users {
             let undo = Undo::Account(Box::new((project.clone(), user.clone(), total, own)));
-            self.journal_account(undo);
+            self.journal_step(undo);
             total = Account::default();
             self.set_account(project.clone(), user, total, Account::default());
         }

@@ -4,6 +4,7 @@ use super::input::Applied;
 use super::runtimes::{needs_command, needs_image};
 use super::{Cluster, Refusal};
 use crate::ids::{NodeName, RequestId, SessionId, UserName};
+use crate::image::full_name;
 use crate::node::Cordon;
 use crate::placement::{NeverFits, Request, feasible_when_empty};
 use crate::plans::gang::most_ever;
@@ -46,6 +47,7 @@ impl Cluster {
                 stop_grace_ms: None,
                 attempts: Vec::new(),
                 moving: None,
+                stopped_for: None,
                 stranded: Vec::new(),
             }));
             // Taken even if the create is rolled back: a gap does not matter, a repetition would.
@@ -128,6 +130,7 @@ impl Cluster {
         members.check()?;
         spec.check(&self.settings.units)?;
         spec.check_copies(members)?;
+        spec.check_arrangement(members)?;
         if members == Members::One {
             self.check_name(spec, owner)?;
         }
@@ -201,6 +204,7 @@ impl Cluster {
             isolation: spec.isolation,
             avoid: self.index.runtimes.unable(spec),
             shun: Default::default(),
+            image: None,
         }
     }
 
@@ -209,7 +213,16 @@ impl Cluster {
     pub(super) fn unit_request(&self, members: &[Arc<Session>]) -> Option<Request> {
         let request = self.request(&members.first()?.spec);
         let shun = members.iter().flat_map(|member| member.avoided()).collect();
-        Some(Request { shun, ..request })
+        let image = self.held_image(&members.first()?.spec);
+        Some(Request { shun, image, ..request })
+    }
+
+    /// The full name of the image of a session, if any node is known to hold it.
+    pub(super) fn held_image(&self, spec: &SessionSpec) -> Option<String> {
+        if spec.image.is_empty() || self.view.all_images().is_empty() {
+            return None;
+        }
+        Some(full_name(&spec.image)).filter(|image| self.view.is_held(image))
     }
 
     /// Stops a session; a gang as a whole.

@@ -102,10 +102,14 @@ impl Cluster {
             if !session.spec.movable || gang || node.is_some_and(|name| *name != grant.node) {
                 continue;
             }
+            let Some(mut request) = self.unit_request(std::slice::from_ref(session)) else {
+                continue;
+            };
+            request.avoid.extend(self.kept_from(&session.id, &session.spec));
             question.movable.push(MovableSession {
                 id: session.id.clone(),
                 node: grant.node.clone(),
-                request: self.request(&session.spec),
+                request,
                 allocation: allocation(session, grant),
                 restarts: true,
             });

@@ -6,14 +6,13 @@ use super::waiting::unit_of;
 use super::{Cluster, Refusal};
 use crate::ids::{NodeName, SessionId, UserName};
 use crate::placement::{Allocation, NoPlacement, Request};
-use crate::plans::gang::GangRequest;
-use crate::plans::reservation::Reservation;
+use crate::plans::reservation::{Delay, Reservation};
 use crate::plans::would_fit::{WouldFit, gang_would_fit, would_fit};
 use crate::project::QuotaHit;
 use crate::queue::{Candidate, Kind, Pass, Place, Queue};
 use crate::session::{Attempt, Members, Phase, Session, SessionSpec};
 use crate::slice::Grant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 /// How many sessions ahead are named.
@@ -43,6 +42,8 @@ pub struct Explanation {
     pub starts: Vec<Grant>,
     /// Why no node takes it now; of several, the first that finds no room beside the others.
     pub refused: Option<Box<NoPlacement>>,
+    /// Whose room it would take where it would fit now.
+    pub kept: Option<Delay>,
     /// Changes with which it would start now.
     pub would_fit: Vec<WouldFit>,
     /// The time and place it is promised while it waits. Without a time, sessions nobody knows the
@@ -54,6 +55,7 @@ pub struct Explanation {
 
 /// Who asks for what.
 struct Asked<'a> {
+    unit: &'a SessionId,
     spec: &'a SessionSpec,
     owner: &'a UserName,
     members: Members,
@@ -82,6 +84,7 @@ struct Found {
     grants: Vec<Grant>,
     quota: Option<QuotaHit>,
     refused: Option<Box<NoPlacement>>,
+    kept: Option<Delay>,
 }
 
 impl Cluster {
@@ -96,11 +99,10 @@ impl Cluster {
                 let gang = session.group.as_ref().filter(|group| group.is_gang());
                 let size = gang.and_then(|group| NonZeroU32::new(group.size));
                 let members = size.map_or(Members::One, Members::Gang);
-                let waiting = self.waiting_members(unit_of(session));
-                let request = self.unit_request(&waiting);
+                let (unit, owner) = (unit_of(session), &session.owner);
+                let request = self.unit_request(&self.waiting_members(unit));
                 let request = request.unwrap_or_else(|| self.request(&session.spec));
-                let (spec, owner) = (&session.spec, &session.owner);
-                let asked = Asked { spec, owner, members, request };
+                let asked = Asked { unit, spec: &session.spec, owner, members, request };
                 let hold = self.hold_of(session);
                 let queue = &self.index.waiting.queue;
                 let ahead =
@@ -118,6 +120,7 @@ impl Cluster {
                 members: 1,
                 starts: Vec::new(),
                 refused: None,
+                kept: None,
                 would_fit: Vec::new(),
                 reservation: None,
                 attempts: Vec::new(),
@@ -146,7 +149,9 @@ impl Cluster {
         members: Members,
     ) -> Result<Explanation, Refusal> {
         self.check_create(spec, owner, members)?;
-        let asked = Asked { spec, owner, members, request: self.request(spec) };
+        let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
+        let request = Request { image: self.held_image(spec), ..self.request(spec) };
+        let asked = Asked { unit: &unit, spec, owner, members, request };
         let hold = self.hold_of_new(spec);
         let mut queue = self.index.waiting.queue.clone();
         let place = Place {
@@ -156,7 +161,6 @@ impl Cluster {
             kind: queue.kind(Kind::of(spec, asked.members.at_once())),
             sequence: self.next_sequence,
         };
-        let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
         queue.enter(unit.clone(), &place);
         let ahead = self.ahead(&queue, &unit);
         Ok(self.explain_waiting(&asked, ahead, hold))
@@ -214,20 +218,25 @@ impl Cluster {
         ahead: Vec<SessionId>,
         hold: Option<Hold>,
     ) -> Explanation {
-        let Found { mut grants, quota, refused } = self.places_now(asked);
+        let Found { mut grants, quota, refused, kept } = self.places_beside_heads(asked);
         let position = ahead.len() + 1;
         let all = usize::try_from(asked.at_once()).unwrap_or(usize::MAX);
         let fit = grants.len();
         // A gang starts as a whole or not at all.
-        if hold.is_some() || (asked.is_gang() && (quota.is_some() || fit < all)) {
+        if hold.is_some() || kept.is_some() || (asked.is_gang() && (quota.is_some() || fit < all)) {
             grants.clear();
         }
         let summary = match &hold {
             Some(hold) => format!("held: {hold}"),
-            None if grants.is_empty() => {
-                let why = waits_for(asked, fit, quota.as_ref(), refused.as_deref());
-                format!("place {position} in the queue: {why}")
-            }
+            None if grants.is_empty() => match &kept {
+                Some(delay) => {
+                    format!("place {position} in the queue: it would take room of others: {delay}")
+                }
+                None => {
+                    let why = waits_for(asked, fit, quota.as_ref(), refused.as_deref());
+                    format!("place {position} in the queue: {why}")
+                }
+            },
             None => starts(asked, &grants, quota.as_ref(), refused.as_deref()),
         };
         let would_fit = match &refused {
@@ -244,15 +253,31 @@ impl Cluster {
             members: asked.members.count(),
             starts: grants,
             refused,
+            kept,
             would_fit,
             reservation: None,
             attempts: Vec::new(),
         }
     }
 
+    /// Places that delay none of those room is kept for; where there are only others, whom they
+    /// would delay.
+    fn places_beside_heads(&self, asked: &Asked<'_>) -> Found {
+        let all = usize::try_from(asked.at_once()).unwrap_or(usize::MAX);
+        let starts = |found: &Found| match asked.is_gang() {
+            true => found.grants.len() == all,
+            false => !found.grants.is_empty(),
+        };
+        let found = self.places_now(asked, BTreeSet::new());
+        let delay = self.delays(asked.unit, asked.spec, &found.grants);
+        let Some(delay) = delay.filter(|_| starts(&found)) else { return found };
+        let other = self.places_now(asked, self.kept_from(asked.unit, asked.spec));
+        if starts(&other) { other } else { Found { kept: Some(delay), ..found } }
+    }
+
     /// Places for as many members as may hold one at once, each beside those before it, until one
     /// finds none or meets a quota. Nothing is taken.
-    fn places_now(&self, asked: &Asked<'_>) -> Found {
+    fn places_now(&self, asked: &Asked<'_>, avoid: BTreeSet<NodeName>) -> Found {
         let (project, least) = (asked.spec.project(), self.least(asked.spec));
         let over = |members: u32| {
             self.quota_hit(&project, asked.owner, &least.times(u64::from(members)), true)
@@ -268,14 +293,18 @@ impl Cluster {
             Some(count) if !asked.is_gang() => count.saturating_sub(1).max(1),
             _ => all,
         };
-        let (mut grants, refused) = self.place_beside(&asked.request, tries);
+        let mut request = asked.request.clone();
+        request.avoid.extend(avoid);
+        let count = usize::try_from(tries).unwrap_or(usize::MAX);
+        let arranged = self.arranged(asked.spec, &request, count);
+        let (mut grants, refused) = arranged.unwrap_or_else(|| self.place_beside(&request, tries));
         let fit = grants.len();
         if quota.is_some() && first_over == Some(1) {
             grants.clear();
         }
         // Of an array, what it meets first counts.
         let met_first = asked.is_gang() || refused.is_none() || fit == 0;
-        Found { grants, quota: quota.filter(|_| met_first), refused }
+        Found { grants, quota: quota.filter(|_| met_first), refused, kept: None }
     }
 
     /// Places for `count` members, each beside those before it, and why the next has none.
@@ -308,8 +337,7 @@ impl Cluster {
         let request = &asked.request;
         if asked.is_gang() && asked.at_once() > 1 && fit > 0 {
             let size = usize::try_from(asked.at_once()).unwrap_or(usize::MAX);
-            let members = vec![request.clone(); size];
-            return gang_would_fit(&GangRequest { members, ..GangRequest::default() }, &self.view);
+            return gang_would_fit(&self.gang(asked.spec, request, size), &self.view);
         }
         would_fit(request, refused, &self.view)
     }

@@ -5,6 +5,7 @@
 
 use super::Cluster;
 use super::accounts::{Account, Accounts};
+use super::holdoff::{Trouble, Troubles};
 use super::promises::Promises;
 use super::runtimes::{Runtimes, runs_the_same};
 use super::seen::Held;
@@ -91,6 +92,7 @@ pub(super) enum Undo {
     Session(SessionId, Option<Arc<Session>>),
     Node(NodeName, Option<Arc<Node>>),
     Liveness(NodeName, Option<Liveness>),
+    Trouble(NodeName, Option<Trouble>),
     Project(ProjectName, Option<Arc<Project>>),
     Class(ClassName, Option<Arc<PriorityClass>>),
     Usage(ProjectName, Option<Arc<Usage>>),
@@ -128,6 +130,7 @@ pub(super) struct Index {
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
     pub liveness: HashMap<NodeName, Liveness>,
     pub accounts: Accounts,
+    pub troubles: Troubles,
     /// Set when something may have become placeable.
     pub unsettled: bool,
 }
@@ -167,7 +170,7 @@ impl Cluster {
         session
     }
 
-    pub(super) fn journal_account(&mut self, undo: Undo) {
+    pub(super) fn journal_step(&mut self, undo: Undo) {
         self.journal.undo.push(undo);
     }
 
@@ -188,6 +191,7 @@ impl Cluster {
     }
 
     pub(super) fn delete_node(&mut self, name: &NodeName) {
+        self.forget_trouble(name);
         let old = self.replace_node(name, None);
         self.journal.undo.push(Undo::Node(name.clone(), old));
     }
@@ -284,7 +288,9 @@ impl Cluster {
                     keys.insert(RecordKey::Node(name.clone()));
                     nodes.insert(name.clone());
                 }
-                Undo::Liveness(name, _) => drop(nodes.insert(name.clone())),
+                Undo::Liveness(name, _) | Undo::Trouble(name, _) => {
+                    nodes.insert(name.clone());
+                }
                 Undo::Project(name, _) => drop(keys.insert(RecordKey::Project(name.clone()))),
                 Undo::Class(name, _) => drop(keys.insert(RecordKey::Class(name.clone()))),
                 Undo::Usage(name, _) => drop(keys.insert(RecordKey::Usage(name.clone()))),
@@ -320,6 +326,7 @@ impl Cluster {
                 Undo::Session(id, old) => drop(self.replace_session(&id, old)),
                 Undo::Node(name, old) => drop(self.replace_node(&name, old)),
                 Undo::Liveness(name, old) => drop(self.replace_liveness(&name, old)),
+                Undo::Trouble(name, old) => drop(self.replace_trouble(&name, old)),
                 Undo::Project(name, old) => drop(self.replace_project(&name, old)),
                 Undo::Class(name, old) => drop(self.replace_class(&name, old)),
                 Undo::Usage(name, old) => drop(self.replace_usage(&name, old)),
@@ -402,6 +409,21 @@ impl Cluster {
             self.refresh_view(name);
         }
         self.index.unsettled = true;
+        old
+    }
+
+    pub(super) fn replace_trouble(
+        &mut self,
+        name: &NodeName,
+        new: Option<Trouble>,
+    ) -> Option<Trouble> {
+        let held = self.index.troubles.is_held(name);
+        let old = self.index.troubles.replace(name, new);
+        if held != self.index.troubles.is_held(name) {
+            self.refresh_view(name);
+            self.index.waiting.node_changed(name);
+            self.index.unsettled = true;
+        }
         old
     }
 

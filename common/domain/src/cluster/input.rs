@@ -68,6 +68,17 @@ pub enum Input {
         /// What it is now.
         inventory: Box<Inventory>,
     },
+    /// Which images a node holds: what has changed since the last word, or all of them.
+    Images {
+        /// Which node.
+        node: NodeName,
+        /// Whether nothing else is there but what was added.
+        full: bool,
+        /// Names of images that are there now.
+        added: Vec<String>,
+        /// Names of images that are gone.
+        removed: Vec<String>,
+    },
     /// How placements stand.
     Reports {
         /// On which node.

@@ -33,6 +33,9 @@ impl Cluster {
         may_move(&session, generation).map_err(stale)?;
         let stale = |why: String| Refusal::PlanStale { session: id.clone(), why };
         has_room(&session, &to, self.view.get(&to.node)).map_err(stale)?;
+        if let Some(delay) = self.delays(id, &session.spec, std::slice::from_ref(&to)) {
+            return Err(Refusal::PlanStale { session: id.clone(), why: delay.to_string() });
+        }
         let stop = session.phase.after(Event::Stop(StopReason::Moved), now);
         let Ok(phase) = stop else {
             let why = format!("it is {}", session.phase.name());

@@ -4,6 +4,7 @@ use super::input::Applied;
 use super::{Cluster, Refusal};
 use crate::device::{Device, DeviceHealth};
 use crate::ids::{DeviceUuid, NodeName, SessionId};
+use crate::image::full_name;
 use crate::node::{Cordon, Inventory, Liveness, Node};
 use crate::session::{Attempt, Event, OnLost, Phase, Report, Session, StopReason, Stranded};
 use crate::time::UnixMillis;
@@ -172,6 +173,25 @@ impl Cluster {
         self.gang_follows(id, now);
     }
 
+    /// Takes in which images a node holds. Never stored: every manager is told anew.
+    pub(super) fn note_images(
+        &mut self,
+        name: &NodeName,
+        full: bool,
+        added: Vec<String>,
+        removed: &[String],
+    ) -> Result<Applied, Refusal> {
+        self.node(name)?;
+        let removed: BTreeSet<String> = removed.iter().map(|image| full_name(image)).collect();
+        let known = if full { &[] } else { self.view.images_of(name) };
+        let kept = known.iter().filter(|image| !removed.contains(&***image));
+        // What is new first: of more than are remembered, what was added last is the best hint.
+        let added = added.iter().map(|image| full_name(image));
+        let images: Vec<String> = added.chain(kept.map(|image| image.to_string())).collect();
+        self.view.set_images(name, images);
+        Ok(Applied::Nothing)
+    }
+
     pub(super) fn set_cordon(
         &mut self,
         name: &NodeName,
@@ -180,6 +200,10 @@ impl Cluster {
     ) -> Result<Applied, Refusal> {
         let node = Node { cordon, ..Node::clone(self.node(name)?) };
         let node = self.put_node_if_changed(node);
+        if cordon == Cordon::Open {
+            // Whoever lets sessions in again knows better.
+            self.forget_trouble(name);
+        }
         if cordon == Cordon::Draining {
             for id in self.ids_on(name) {
                 let here = self.get(&id)?.phase.grant().is_some_and(|grant| grant.node == *name);

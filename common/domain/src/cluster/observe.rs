@@ -100,11 +100,17 @@ impl Cluster {
     }
 
     /// One step of the lifecycle; a word that makes no sense now is no news.
-    fn step(&mut self, session: &Arc<Session>, event: Event, now: UnixMillis) {
+    fn step(&mut self, session: &Arc<Session>, mut event: Event, now: UnixMillis) {
+        self.learn_of_start(session, &event, now);
         if let Event::Gone { code, message, .. } = &event
             && let Some(back) = self.goes_on(session, code, message)
         {
             return self.requeue(session, back, now);
+        }
+        if let Event::Gone { message, .. } = &mut event
+            && message.is_empty()
+        {
+            *message = preempted_for(session).unwrap_or_default();
         }
         if let Ok(phase) = session.phase.after(event, now)
             && phase != session.phase
@@ -126,7 +132,11 @@ impl Cluster {
                 StopReason::Preempted => {
                     let class = self.class(&session.spec.class());
                     let requeue = |class: PriorityClass| class.on_preempt == OnPreempt::Requeue;
-                    class.is_ok_and(requeue).then(|| stopped(*reason))
+                    let back = || match preempted_for(session) {
+                        Some(reason) => Back { reason, node_fault: false },
+                        None => stopped(*reason),
+                    };
+                    class.is_ok_and(requeue).then(back)
                 }
                 StopReason::Moved => Some(stopped(*reason)),
                 StopReason::StartTimeout => (started.is_none() && self.starts_elsewhere(session))
@@ -172,6 +182,7 @@ impl Cluster {
         let Some(grant) = session.phase.grant().cloned() else { return };
         let Ok(phase) = session.phase.after(Event::Requeued, now) else { return };
         let mut next = Session { phase, ..Session::clone(session) };
+        next.stopped_for = None;
         let (generation, placed_at) = (session.generation, session.placed_at);
         let Back { reason, node_fault } = back;
         next.remember(Attempt { generation, grant, placed_at, at: now, reason, node_fault });
@@ -190,4 +201,15 @@ impl Cluster {
             self.put_session(next);
         }
     }
+}
+
+/// Whose place it had to make, if it was stopped for that.
+fn preempted_for(session: &Session) -> Option<String> {
+    let (Phase::Stopping { reason: StopReason::Preempted, .. }
+    | Phase::Lost { stopping: Some(StopReason::Preempted), .. }) = &session.phase
+    else {
+        return None;
+    };
+    let head = session.stopped_for.as_ref()?;
+    Some(format!("stopped to make room for session {head} of a higher class"))
 }

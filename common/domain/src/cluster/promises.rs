@@ -16,11 +16,12 @@ use crate::ids::{NodeName, SessionId};
 use crate::placement::{Allocation, Request};
 use crate::plans::RunningSession;
 use crate::plans::gang::GangRequest;
-use crate::plans::reservation::{Backfill, Candidate, Head, Reservation};
+use crate::plans::reservation::{Backfill, Candidate, Delay, Head, Reservation, Victim};
 use crate::queue::{Candidate as Queued, Place};
 use crate::session::{Session, SessionSpec};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Units tried before anything is placed, to know the heads of a restored cluster.
@@ -191,13 +192,20 @@ impl Cluster {
 
     fn promise(&mut self, blocked: &[Blocked]) {
         let (now, patience_ms) = (self.now, self.settings.reservation_patience_ms);
-        let running: Vec<RunningSession> =
-            self.tenants(now).into_iter().map(Tenant::into_running).collect();
+        let tenants = self.tenants(now);
+        let highest =
+            blocked.iter().filter(|head| head.may_preempt).map(|h| h.class_priority).max();
+        let yields = highest.and_then(|highest| first_to_yield(&tenants, highest));
+        let running: Vec<RunningSession> = tenants.into_iter().map(Tenant::into_running).collect();
         let heads: Vec<Head> = blocked.iter().map(Blocked::head).collect();
         let plan = Backfill::plan(&heads, &self.view, &running, now, patience_ms);
+        for Victim { session, head } in plan.victims() {
+            // What may not be stopped is not among them.
+            let _ = self.preempt(session, head, now);
+        }
         let patience = heads.iter().map(|head| head.waiting_since.plus(patience_ms));
         let promises = &mut self.index.promises;
-        promises.next = patience.filter(|at| *at > now).min();
+        promises.next = patience.chain(yields).filter(|at| *at > now).min();
         promises.plan = Arc::new(plan);
         promises.reopen = true;
     }
@@ -240,9 +248,31 @@ impl Cluster {
                 request.avoid.extend(plan.kept_from(&candidate).cloned());
             }
             self.index.waiting.searches += 1;
-            grants = self.places(&request, count)?;
+            grants = self.places_for(&first.spec, &request, count)?;
         }
         None
+    }
+
+    /// Whose room something placed now would take, if anyone's.
+    pub(super) fn delays(
+        &self,
+        unit: &SessionId,
+        spec: &SessionSpec,
+        grants: &[Grant],
+    ) -> Option<Delay> {
+        let candidate = self.candidate(unit, spec);
+        let taken = allocations(&self.request(spec), grants);
+        self.index.promises.plan.allows(&candidate, &taken).err()
+    }
+
+    /// The nodes on which room is kept from something that would be placed now.
+    pub(super) fn kept_from(&self, unit: &SessionId, spec: &SessionSpec) -> BTreeSet<NodeName> {
+        self.index.promises.plan.kept_from(&self.candidate(unit, spec)).cloned().collect()
+    }
+
+    fn candidate<'a>(&self, unit: &'a SessionId, spec: &SessionSpec) -> Candidate<'a> {
+        let (priority, ends_at) = (self.effective_priority(spec), self.ends_at(spec));
+        Candidate { session: unit, priority, ends_at }
     }
 
     /// Takes note that a unit has started.
@@ -285,6 +315,7 @@ impl Blocked {
             gang: GangRequest { members, ..GangRequest::default() },
             waiting_since: self.waiting_since,
             priority: self.priority,
+            takes: self.may_preempt.then_some(self.class_priority),
         }
     }
 }
@@ -299,8 +330,17 @@ impl Tenant {
             ends_at: self.ends_at,
             preemptible: self.preemptible,
             min_run_over: self.min_run_over,
+            grace_ms: self.grace_ms,
+            stopping: self.stopping,
         }
     }
+}
+
+/// When the first of those that may lose their place to this priority has run for its minimum.
+fn first_to_yield(tenants: &[Tenant], priority: i32) -> Option<UnixMillis> {
+    let lower = tenants.iter().filter(|tenant| tenant.class_priority < priority);
+    let young = lower.filter(|tenant| tenant.preemptible && !tenant.min_run_over);
+    young.map(|tenant| tenant.min_run_until).min()
 }
 
 fn allocations(request: &Request, grants: &[Grant]) -> Vec<(NodeName, Allocation)> {

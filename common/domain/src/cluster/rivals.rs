@@ -4,13 +4,13 @@
 //! The rules are here: only a class that may preempt takes places, only of sessions of a class with
 //! a lower priority that is preemptible, and only once they have run for its minimum.
 
-use super::waiting::unit_of;
+use super::waiting::{has_ended, unit_of};
 use super::{Cluster, Refusal};
 use crate::class::PriorityClass;
 use crate::ids::{NodeName, SessionId};
 use crate::placement::{Allocation, Request};
 use crate::queue::Candidate;
-use crate::session::{Phase, Resources, Session, SessionSpec, StopReason};
+use crate::session::{Group, Phase, Resources, Session, SessionSpec, StopReason};
 use crate::time::UnixMillis;
 use std::collections::BTreeMap;
 
@@ -52,6 +52,12 @@ pub struct Tenant {
     pub preemptible: bool,
     /// Whether it has run for the minimum its class promises.
     pub min_run_over: bool,
+    /// When it has.
+    pub min_run_until: UnixMillis,
+    /// How long it takes to go once it is told to, milliseconds.
+    pub grace_ms: u64,
+    /// Whether it is on its way out already.
+    pub stopping: bool,
 }
 
 impl Tenant {
@@ -166,22 +172,38 @@ impl Cluster {
             ends_at,
             preemptible: class.preemptible && stays,
             min_run_over: now.since(started_at) >= class.min_run_ms,
+            min_run_until: started_at.plus(class.min_run_ms),
+            grace_ms: class.grace_ms.unwrap_or(session.spec.stop_grace_ms),
+            stopping: matches!(session.phase, Phase::Stopping { .. }),
         }
     }
 
-    /// Takes the place of a session, or of its whole gang, for one of a higher class: it is stopped
-    /// with the grace of its class, and ends or waits again as that says.
+    /// Takes the place of a session, or of its whole gang, for `head`, which is of a higher class:
+    /// it is stopped with the grace of its class, and ends or waits again as that says.
     ///
     /// # Errors
     /// [`Refusal::WrongPhase`] where its class or its phase does not allow that.
-    pub fn preempt(&mut self, id: &SessionId, now: UnixMillis) -> Result<(), Refusal> {
+    pub fn preempt(
+        &mut self,
+        id: &SessionId,
+        head: &SessionId,
+        now: UnixMillis,
+    ) -> Result<(), Refusal> {
         let session = self.get(id)?.clone();
         let class = self.class_of(&session.spec);
-        let tenant = self.tenant(&session, now);
-        if !tenant.preemptible || !tenant.min_run_over {
+        let gang = session.group.as_ref().is_some_and(Group::is_gang);
+        let members = if gang { self.group_of(&session) } else { vec![session.clone()] };
+        let live = members.iter().filter(|member| !has_ended(member));
+        let mut tenants = live.map(|member| self.tenant(member, now));
+        let allows = |tenant: Tenant| tenant.preemptible && tenant.min_run_over;
+        if has_ended(&session) || !tenants.all(allows) {
             let rule = "its place may not be taken now";
             let (session, phase) = (id.clone(), session.phase.name());
             return Err(Refusal::WrongPhase { session, phase, rule });
+        }
+        for member in members.iter().filter(|member| !has_ended(member)) {
+            let stopped_for = Some(head.clone());
+            self.put_session(Session { stopped_for, ..Session::clone(member) });
         }
         self.stop(id, StopReason::Preempted, class.grace_ms, now).map(drop)
     }
@@ -200,5 +222,8 @@ impl Tenant {
         self.ends_at = self.ends_at.zip(member.ends_at).map(|(one, other)| one.max(other));
         self.preemptible &= member.preemptible;
         self.min_run_over &= member.min_run_over;
+        self.min_run_until = self.min_run_until.max(member.min_run_until);
+        self.grace_ms = self.grace_ms.max(member.grace_ms);
+        self.stopping &= member.stopping;
     }
 }

@@ -146,7 +146,9 @@ impl Cluster {
         }
         let Some(request) = self.unit_request(&members) else { return Tried::NoRoom };
         self.index.waiting.searches += 1;
-        let Some(grants) = self.places(&request, count) else { return Tried::NoRoom };
+        let Some(grants) = self.places_for(&first.spec, &request, count) else {
+            return Tried::NoRoom;
+        };
         let beside = self.beside_heads(&next.unit, &next.place, &first, &request, grants);
         let Some(grants) = beside else { return Tried::Kept };
         // Only the grants tell how much fGPU whole devices are.
@@ -202,10 +204,16 @@ impl Cluster {
                 }
                 _ => StopReason::StartTimeout,
             };
+            if let Some(session) = self.sessions.get(&id).cloned()
+                && matches!(session.phase, Phase::Scheduled { .. } | Phase::Starting { .. })
+            {
+                self.note_trouble(&session, StopReason::StartTimeout.to_string(), now);
+            }
             if self.stop(&id, reason, None, now).is_err() {
                 break;
             }
         }
+        self.end_hold_offs(now);
         self.settle(self.now);
         self.forget_ended(now);
         self.write_history(now);
@@ -234,7 +242,14 @@ impl Cluster {
         let history = self.index.accounts.checkpoint;
         let start = self.index.waiting.next_time();
         let plan = self.next_plan();
-        phases.into_iter().chain(retention).chain(history).chain(start).chain(plan).min()
+        phases
+            .into_iter()
+            .chain(retention)
+            .chain(history)
+            .chain(start)
+            .chain(plan)
+            .chain(self.index.troubles.next())
+            .min()
     }
 
     /// Everything one node shall have.

@@ -169,7 +169,7 @@ impl Cluster {
         });
         NodeView {
             name: node.name.clone(),
-            state: state(node, self.liveness(&node.name)),
+            state: state(node, self.liveness(&node.name), self.index.troubles.is_held(&node.name)),
             labels: node.effective_labels(),
             cpu_total: node.inventory.cpu,
             cpu_free: node.inventory.cpu.saturating_sub(sums.cpu),
@@ -227,7 +227,7 @@ fn less(from: Demand, taken: Demand) -> Demand {
     }
 }
 
-fn state(node: &Node, liveness: Liveness) -> NodeState {
+fn state(node: &Node, liveness: Liveness, held_off: bool) -> NodeState {
     match (liveness, node.cordon) {
         (Liveness::NeverSeen, _) => NodeState::NeverSeen,
         (Liveness::Lost, _) => NodeState::Lost,
@@ -237,6 +237,7 @@ fn state(node: &Node, liveness: Liveness) -> NodeState {
         (Liveness::Live, Cordon::Open) if !node.inventory.condition.is_empty() => {
             NodeState::Suspect
         }
+        (Liveness::Live, Cordon::Open) if held_off => NodeState::HeldOff,
         (Liveness::Live, Cordon::Open) => NodeState::Ready,
     }
 }

@@ -105,3 +105,22 @@ fn what_a_session_waits_for_is_known_without_looking_anew() {
     assert_eq!(cluster.waits_for(&timed), Some(WaitsFor::StartAt));
     assert_eq!(cluster.searches(), searches);
 }
+
+#[test]
+fn what_only_finds_room_that_is_kept_for_another_is_told_for_whom() {
+    let mut cluster = Cluster::new(Settings { plan_pause_ms: 0, ..settings() });
+    register(&mut cluster, "n1", 2, Vec::new());
+    let limited = SessionSpec { time_limit_ms: Some(1_000), ..spec(10_000) };
+    let holds = create(&mut cluster, 1, limited);
+    report(&mut cluster, "n1", &holds, running());
+    let head = create(&mut cluster, 2, spec(20_000));
+    let behind = create(&mut cluster, 3, spec(1_000));
+
+    assert_eq!(cluster.waits_for(&head), Some(WaitsFor::Room));
+    assert_eq!(cluster.waits_for(&behind), Some(WaitsFor::Reserved));
+    let why = cluster.explain(&behind).unwrap();
+    assert!(why.grant.is_none() && why.starts.is_empty() && why.kept.is_some(), "{why:?}");
+    assert!(why.summary.contains(head.as_str()), "{}", why.summary);
+    let waits = dry(&cluster, &spec(1_000), Members::One);
+    assert!(waits.kept.is_some() && waits.starts.is_empty(), "{waits:?}");
+}

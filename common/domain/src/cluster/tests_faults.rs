@@ -119,3 +119,106 @@ fn moves_that_are_no_fault_of_the_node_are_not_held_against_it() {
     assert_eq!(node_of(&cluster, &id), "b2");
     assert!(cluster.session(&id).unwrap().avoided().is_empty());
 }
+
+/// A session that fails to start on `node`, and where it goes then.
+fn fail_once(cluster: &mut Cluster, number: usize, node: &str) {
+    let id = create(cluster, number, SessionSpec { node: Some(node_name(node)), ..spec(100) });
+    assert_eq!(node_of(cluster, &id), node);
+    report(cluster, node, &id, failed("START_FAILED"));
+}
+
+#[test]
+fn a_node_where_nothing_starts_is_held_off_ever_longer_until_a_session_runs_there() {
+    let mut cluster = cluster(&[("a1", 1), ("b2", 1)]);
+    fail_once(&mut cluster, 1, "a1");
+    assert_eq!(cluster.node_state(&node_name("a1")), Some(NodeState::Ready), "one may be chance");
+    fail_once(&mut cluster, 2, "a1");
+    assert_eq!(cluster.node_state(&node_name("a1")), Some(NodeState::HeldOff));
+    let known = cluster.trouble(&node_name("a1")).unwrap();
+    assert_eq!((known.failures, known.held_until), (2, Some(T0.plus(30_000))));
+    assert!(known.to_string().contains("the engine said no"), "{known}");
+
+    // What waits for it is told why, and starts as soon as the time is over.
+    let pinned = SessionSpec { node: Some(node_name("a1")), ..spec(100) };
+    let waiting = create(&mut cluster, 3, pinned);
+    let why = cluster.explain(&waiting).unwrap().refused.unwrap();
+    assert_eq!(why.reason("a1").map(|reason| reason.code()), Some("held_off"));
+    assert_eq!(cluster.next_deadline(), Some(T0.plus(30_000)));
+    cluster.tick(T0.plus(30_000));
+    cluster.schedule(T0.plus(30_000));
+    assert_eq!(node_of(&cluster, &waiting), "a1");
+
+    // One more failure, and it is off for twice as long; a session that runs clears it.
+    report(&mut cluster, "a1", &waiting, failed("START_FAILED"));
+    assert_eq!(cluster.trouble(&node_name("a1")).unwrap().held_until, Some(T0.plus(60_000)));
+    assert_eq!(check(&cluster), Ok(()));
+    cluster.tick(T0.plus(90_000));
+    let pinned = SessionSpec { node: Some(node_name("a1")), ..spec(100) };
+    let runs = create(&mut cluster, 4, pinned);
+    report(&mut cluster, "a1", &runs, running());
+    assert_eq!(cluster.trouble(&node_name("a1")), None);
+    assert_eq!(check(&cluster), Ok(()));
+}
+
+#[test]
+fn a_session_that_fails_everywhere_holds_no_node_off() {
+    let names: Vec<String> = (0..6).map(|n| format!("n{n}")).collect();
+    let nodes: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let mut cluster = cluster(&nodes);
+    for number in 0..2 {
+        let id = create(&mut cluster, number, spec(10_000));
+        while let Some(grant) = phase(&cluster, &id).grant().cloned() {
+            report(&mut cluster, grant.node.as_str(), &id, failed("START_FAILED"));
+        }
+        assert_eq!(outcome(&cluster, &id), Outcome::Failed);
+    }
+    let failures: u32 = cluster.troubles().map(|(_, trouble)| trouble.failures).sum();
+    assert_eq!(failures, 2, "each session counts once, where it failed first");
+}
+
+#[test]
+fn a_rolled_back_failure_is_not_held_against_a_node() {
+    let mut cluster = cluster(&[("a1", 1), ("b2", 1)]);
+    fail_once(&mut cluster, 1, "a1");
+    let id = create(&mut cluster, 2, SessionSpec { node: Some(node_name("a1")), ..spec(100) });
+    drop(cluster.take_changes());
+    report(&mut cluster, "a1", &id, failed("START_FAILED"));
+    assert_eq!(cluster.node_state(&node_name("a1")), Some(NodeState::HeldOff));
+    let changes = cluster.take_changes();
+    assert!(changes.nodes.contains("a1"));
+    cluster.rollback(changes);
+    assert_eq!(cluster.node_state(&node_name("a1")), Some(NodeState::Ready));
+    assert_eq!(cluster.trouble(&node_name("a1")).unwrap().failures, 1);
+
+    let open = Input::Cordon { node: node_name("a1"), cordon: crate::node::Cordon::Open };
+    cluster.apply(open, T0).unwrap();
+    assert_eq!(cluster.trouble(&node_name("a1")), None, "an administrator lets it start anew");
+    assert_eq!(check(&cluster), Ok(()));
+}
+
+#[test]
+fn a_session_goes_where_its_image_is_and_a_new_manager_is_told_anew() {
+    let mut cluster = cluster(&[("a1", 1), ("b2", 1)]);
+    let images = |full, added: &str, removed: &str| Input::Images {
+        node: node_name("b2"),
+        full,
+        added: added.split_whitespace().map(str::to_owned).collect(),
+        removed: removed.split_whitespace().map(str::to_owned).collect(),
+    };
+    cluster.apply(images(true, "busybox torch:2", ""), T0).unwrap();
+    assert!(
+        cluster.take_changes().puts.iter().all(|record| !format!("{record:?}").contains("busy"))
+    );
+    let mut of = |number, image: &str| {
+        let id = create(&mut cluster, number, SessionSpec { image: image.into(), ..spec(100) });
+        let node = node_of(&cluster, &id);
+        report(&mut cluster, &node, &id, gone(0));
+        node
+    };
+    assert_eq!(of(1, "docker.io/library/busybox:latest"), "b2");
+    assert_eq!(of(2, "busybox:1"), "a1");
+    cluster.apply(images(false, "busybox:1", "torch:2"), T0).unwrap();
+    let held: Vec<&str> =
+        cluster.view().images_of(&node_name("b2")).iter().map(|name| &**name).collect();
+    assert_eq!(held, ["docker.io/library/busybox:1", "docker.io/library/busybox:latest"]);
+}

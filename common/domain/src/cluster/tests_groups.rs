@@ -4,7 +4,8 @@ use super::*;
 use crate::check::check;
 use crate::class::{OnPreempt, PriorityClass};
 use crate::session::{
-    Condition, Dependency, Members, OnDisconnect, OnLost, Outcome, Phase, SessionSpec, StopReason,
+    Arrangement, Condition, Dependency, Members, OnDisconnect, OnLost, Outcome, Phase, SessionSpec,
+    StopReason,
 };
 
 /// The ids of a group made with `number`.
@@ -192,8 +193,8 @@ fn a_place_is_taken_only_of_a_lower_preemptible_class_after_its_minimum() {
     let later = T0.plus(60_000);
     assert_eq!(yielding(later), std::slice::from_ref(&low));
 
-    assert!(cluster.preempt(&normal, later).is_err());
-    cluster.preempt(&low, later).unwrap();
+    assert!(cluster.preempt(&normal, &session_id(99), later).is_err());
+    cluster.preempt(&low, &session_id(99), later).unwrap();
     assert_eq!(cluster.session(&low).unwrap().stop_grace_ms, Some(7_000));
     report(&mut cluster, "n1", &low, gone(143));
     assert_eq!(phases(&cluster, &[low.clone(), high]), ["pending", "scheduled"]);
@@ -211,7 +212,7 @@ fn a_class_may_say_that_what_loses_its_place_ends() {
     cluster.apply(Input::PutClass { class: Box::new(stops) }, T0).unwrap();
     let id = create(&mut cluster, 1, of_class("stops", spec(1_000)));
     report(&mut cluster, "n1", &id, running());
-    cluster.preempt(&id, T0).unwrap();
+    cluster.preempt(&id, &session_id(99), T0).unwrap();
     report(&mut cluster, "n1", &id, gone(143));
     let Phase::Ended(ended) = phase(&cluster, &id) else { panic!("not ended") };
     assert_eq!((ended.code.as_str(), ended.outcome), ("PREEMPTED", Outcome::Evicted));
@@ -227,7 +228,7 @@ fn a_gang_loses_its_places_as_a_whole_and_waits_again() {
     }
     let tenants = cluster.tenants(T0);
     assert_eq!((tenants.len(), tenants[0].held.len()), (1, 3));
-    cluster.preempt(&members[1], T0).unwrap();
+    cluster.preempt(&members[1], &session_id(99), T0).unwrap();
     assert_eq!(phases(&cluster, &members), ["stopping"; 3]);
     let high = create(&mut cluster, 2, of_class("high", spec(10_000)));
     for id in &members {
@@ -236,4 +237,84 @@ fn a_gang_loses_its_places_as_a_whole_and_waits_again() {
     }
     assert_eq!(phases(&cluster, &members), ["pending"; 3]);
     assert_eq!(phase(&cluster, &high).name(), "scheduled");
+}
+
+/// Four nodes of two devices, two in each of two racks.
+fn racks() -> Cluster {
+    let mut cluster = cluster(&[("n1", 2), ("n2", 2), ("n3", 2), ("n4", 2)]);
+    for (node, rack) in [("n1", "r1"), ("n2", "r2"), ("n3", "r1"), ("n4", "r2")] {
+        let set = [(TOPOLOGY[0].to_owned(), rack.to_owned())].into();
+        let labels = Input::Labels { node: node_name(node), set, remove: Vec::new() };
+        cluster.apply(labels, T0).unwrap();
+    }
+    cluster
+}
+
+/// How many members lie on each node.
+fn lie(cluster: &Cluster, ids: &[SessionId]) -> Vec<(String, usize)> {
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for id in ids {
+        *counts.entry(phase(cluster, id).grant().unwrap().node.to_string()).or_default() += 1;
+    }
+    counts.into_iter().collect()
+}
+
+fn arranged(arrangement: Arrangement) -> SessionSpec {
+    SessionSpec { arrangement: Some(arrangement), ..spec(10_000) }
+}
+
+#[test]
+fn a_gang_lies_together_or_apart_as_it_asks() {
+    let on = |nodes: &[(&str, usize)]| {
+        nodes.iter().map(|(node, count)| ((*node).to_owned(), *count)).collect::<Vec<_>>()
+    };
+    let mut packed = racks();
+    make(&mut packed, 1, arranged(Arrangement::Pack), gang(4));
+    let nodes = lie(&packed, &ids(1, 4));
+    assert!(
+        [on(&[("n1", 2), ("n3", 2)]), on(&[("n2", 2), ("n4", 2)])].contains(&nodes),
+        "{nodes:?}"
+    );
+
+    let mut spread = racks();
+    let four = dry_run(&spread, &arranged(Arrangement::Spread), 2);
+    assert!(four.summary.starts_with("all 2 members would start now on nodes"), "{four:?}");
+    make(&mut spread, 1, arranged(Arrangement::Spread), gang(2));
+    assert_eq!(lie(&spread, &ids(1, 2)).len(), 2);
+
+    let mut over = racks();
+    let label = TOPOLOGY[0].to_owned();
+    make(&mut over, 1, arranged(Arrangement::SpreadOver(label)), gang(4));
+    let nodes = lie(&over, &ids(1, 4));
+    let in_first: usize = nodes
+        .iter()
+        .filter(|(node, _)| ["n1", "n3"].contains(&node.as_str()))
+        .map(|(_, n)| n)
+        .sum();
+    assert_eq!(in_first, 2, "{nodes:?}");
+    check(&over).unwrap();
+}
+
+fn dry_run(cluster: &Cluster, spec: &SessionSpec, size: u32) -> Explanation {
+    cluster.dry_run_members(spec, &"me".parse().unwrap(), gang(size)).unwrap()
+}
+
+#[test]
+fn an_arranged_gang_that_finds_no_room_says_what_is_missing() {
+    let mut cluster = racks();
+    create(&mut cluster, 9, spec(1_000));
+    let waits = dry_run(&cluster, &arranged(Arrangement::Spread), 8);
+    assert!(waits.summary.contains("7 of 8 members find room"), "{}", waits.summary);
+    make(&mut cluster, 1, arranged(Arrangement::Spread), gang(8));
+    assert_eq!(phases(&cluster, &ids(1, 8)), ["pending"; 8]);
+}
+
+#[test]
+fn only_a_gang_may_be_arranged() {
+    let mut cluster = racks();
+    for members in [Members::One, array("1-3")] {
+        let spec = arranged(Arrangement::Pack);
+        let refused = try_create_members(&mut cluster, 1, spec, None, members).unwrap_err();
+        assert_eq!((refused.code(), refused.field()), ("INVALID_ARGUMENT", Some("--pack")));
+    }
 }

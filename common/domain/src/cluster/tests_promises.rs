@@ -10,11 +10,11 @@ use proptest::prelude::*;
 const HOUR: u64 = 60 * 60 * 1000;
 const MINUTE: u64 = 60 * 1000;
 
-fn at_once() -> Settings {
+pub(super) fn at_once() -> Settings {
     Settings { plan_pause_ms: 0, start_timeout_ms: MINUTE, ..settings() }
 }
 
-fn cluster_of(nodes: &[(&str, u32)]) -> Cluster {
+pub(super) fn cluster_of(nodes: &[(&str, u32)]) -> Cluster {
     let mut cluster = Cluster::new(at_once());
     for (node, devices) in nodes {
         register(&mut cluster, node, *devices, Vec::new());
@@ -26,7 +26,7 @@ fn limited(fgpu: u64, limit_ms: u64) -> SessionSpec {
     SessionSpec { time_limit_ms: Some(limit_ms), stop_grace_ms: 0, ..spec(fgpu) }
 }
 
-fn create_at(
+pub(super) fn create_at(
     cluster: &mut Cluster,
     number: usize,
     spec: SessionSpec,
@@ -42,7 +42,7 @@ fn create_at(
 }
 
 /// Reports how a session stands on the node it is on.
-fn tell(cluster: &mut Cluster, id: &SessionId, state: ReportState, now: UnixMillis) {
+pub(super) fn tell(cluster: &mut Cluster, id: &SessionId, state: ReportState, now: UnixMillis) {
     let session = cluster.session(id).unwrap();
     let (generation, grant) = session.held().next().unwrap();
     let node = grant.node.clone();
@@ -57,7 +57,7 @@ fn starts(cluster: &mut Cluster, number: usize, spec: SessionSpec) {
     tell(cluster, &id, running(), T0);
 }
 
-fn name(cluster: &Cluster, id: &SessionId) -> &'static str {
+pub(super) fn name(cluster: &Cluster, id: &SessionId) -> &'static str {
     phase(cluster, id).name()
 }
 

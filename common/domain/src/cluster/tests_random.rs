@@ -357,6 +357,10 @@ proptest! {
                 restored.apply(told, now).unwrap();
             }
         }
+        // That a node is held off is not recorded: another manager tries it again.
+        if cluster.troubles().any(|(_, trouble)| trouble.held_until.is_some()) {
+            return Ok(());
+        }
         prop_assert_eq!(restored.schedule(now), 0, "what waits still waits");
         prop_assert_eq!(restored.records(), cluster.records());
         // When a lost node gave something back is not recorded, nor what removed sessions used.

@@ -23,6 +23,8 @@ pub enum WaitsFor {
     Quota,
     /// Room on some node.
     Room,
+    /// Room that is kept for others which wait longer or are more important.
+    Reserved,
     /// Its turn.
     Turn,
 }
@@ -38,6 +40,7 @@ impl WaitsFor {
             Self::Gang => "GANG",
             Self::Quota => "QUOTA_EXCEEDED",
             Self::Room => "NO_ROOM",
+            Self::Reserved => "RESERVED",
             Self::Turn => "QUEUED",
         }
     }
@@ -52,6 +55,7 @@ impl fmt::Display for WaitsFor {
             Self::Gang => "gang stopping",
             Self::Quota => "quota",
             Self::Room => "room",
+            Self::Reserved => "room kept for others",
             Self::Turn => "its turn",
         })
     }
@@ -70,6 +74,9 @@ impl Cluster {
             Standing::Held(Hold::Gang { .. }) => WaitsFor::Gang,
             Standing::Ready(place) if self.index.waiting.queue.is_over_quota(place) => {
                 WaitsFor::Quota
+            }
+            Standing::Ready(place) if self.index.waiting.queue.is_refused(place) => {
+                WaitsFor::Reserved
             }
             Standing::Ready(place) if self.index.waiting.queue.found_no_room(place) => {
                 WaitsFor::Room

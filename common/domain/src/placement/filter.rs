@@ -64,6 +64,7 @@ pub(super) fn reason(miss: Miss, request: &Request, entry: &Entry) -> Reason {
             NodeState::Suspect => Reason::Suspect,
             NodeState::Lost => Reason::Lost,
             NodeState::NeverSeen => Reason::NeverSeen,
+            NodeState::HeldOff => Reason::HeldOff,
         },
         Miss::Avoided => Reason::Avoided,
         Miss::Label => label(request, entry),

@@ -8,28 +8,29 @@
 //!   Nothing is lost where the part is cut from a device as the best patterns of the mix cut it;
 //! - the growth and the level of what is **short**: the worth of the idle GPU of the node beyond
 //!   what its CPU and host memory can serve, at what the mix asks of them with a device;
-//! - what becomes **stranded**: the published measure of fragmentation, counted in value instead of
-//!   thousandths ([`super::measure`]); it keeps whole devices and nodes for those who need several;
+//! - what becomes **stuck**: value of rests that the CPU left on the node can no longer serve, request
+//!   by request ([`super::reach`]);
 //! - an **opened** device: a part that breaks a whole device without need;
 //! - growth of what is **uneven**: memory left over beside less compute, or the other way round;
 //! - a **charge** for what is scarce ([`super::scarcity`]), the same on all nodes of a shape.
 //!
-//! Halving or doubling any of the first five weights moves the allocation on the public trace by less
-//! than 0.06 points (docs/measurements/placement.md); there nothing is uneven.
+//! Nothing else is weighed: of places that cost the same the first node wins, which fills one node
+//! after the other and keeps whole nodes for those who need several devices. How much each weight
+//! matters, and what else was tried: docs/measurements/placement.md.
 
 use super::Request;
 use super::entry::Entry;
 use super::fit::{ShapeFit, apart};
-use super::measure::{Before, Measure};
 use super::model::Model;
 use super::prices::WHOLE;
 use super::score::Judged;
+use super::worth::Worth;
 
 /// Weights, in hundredths. A loss is final; the rest says which of several places without loss.
 const LOSS: i64 = 250;
 const GROWTH: i64 = 50;
 const LEVEL: i64 = 10;
-const STRANDED: i64 = 8;
+const STUCK: i64 = 100;
 const OPENED: i64 = 5;
 const UNEVEN: i64 = 50;
 
@@ -38,12 +39,12 @@ struct Place<'a> {
     request: &'a Request,
     entry: &'a Entry,
     model: &'a Model,
-    measure: &'a Measure,
+    values: &'a Worth,
     rests: &'a [u64],
-    before: Before<'a>,
     /// Value of all rests.
     worth: i64,
     short: i64,
+    stuck: i64,
 }
 
 /// The best device for `request` on a node, and what the node is worth then.
@@ -53,9 +54,8 @@ pub(super) fn judge(
     fit: Option<&ShapeFit>,
     model: &Model,
 ) -> Option<Judged> {
-    let measure = model.measure(entry)?;
     let rests = entry.rests();
-    let place = Place::new(request, entry, model, measure, &rests);
+    let place = Place::new(request, entry, model, model.worth(entry)?, &rests);
     let Some(fit) = fit else { return Some(Judged { score: -place.cost(&[]), first: None }) };
     let apart = apart(request, entry);
     if fit.parts.len() > 1 {
@@ -74,14 +74,16 @@ impl<'a> Place<'a> {
         request: &'a Request,
         entry: &'a Entry,
         model: &'a Model,
-        measure: &'a Measure,
+        values: &'a Worth,
         rests: &'a [u64],
     ) -> Self {
-        let before = measure.before(entry, rests);
-        let worth = rests.iter().enumerate().map(|(slot, rest)| measure.worth(entry, slot, *rest));
-        let worth = worth.sum();
-        let short = model.short(worth, entry.node.cpu_free.0, entry.node.memory_free.0);
-        Self { request, entry, model, measure, rests, before, worth, short }
+        let cpu = entry.node.cpu_free.0;
+        let worth =
+            rests.iter().enumerate().map(|(slot, rest)| values.of(entry, slot, *rest)).sum();
+        let short = model.short(worth, cpu, entry.node.memory_free.0);
+        let stuck = rests.iter().enumerate();
+        let stuck = stuck.map(|(slot, rest)| values.lost_to_cpu(entry, slot, *rest, cpu)).sum();
+        Self { request, entry, model, values, rests, worth, short, stuck }
     }
 
     /// What the node loses once the devices in `changed` have these rests.
@@ -93,12 +95,21 @@ impl<'a> Place<'a> {
             .iter()
             .map(|(slot, rest)| self.worth(*slot, self.rests[*slot]) - self.worth(*slot, *rest));
         let short = self.model.short(self.worth - taken.sum::<i64>(), cpu, memory);
-        let stranded = -self.before.decrease(cpu, changed);
         // What takes no GPU shall go where CPU is short already, not where it may become so.
         let level = if changed.is_empty() { 0 } else { LEVEL * short };
         GROWTH * (short - self.short)
             + level
-            + (STRANDED * stranded).div_euclid(self.measure.weight().max(1))
+            + STUCK * (self.stuck_after(cpu, changed) - self.stuck)
+    }
+
+    /// Value that CPU keeps idle once no more than `cpu` is left.
+    fn stuck_after(&self, cpu: u64, changed: &[(usize, u64)]) -> i64 {
+        let rests = self.rests.iter().enumerate().map(|(slot, rest)| {
+            let changed = changed.iter().find(|(at, _)| *at == slot);
+            let rest = changed.map_or(*rest, |(_, rest)| *rest);
+            self.values.lost_to_cpu(self.entry, slot, rest, cpu)
+        });
+        rests.sum()
     }
 
     /// What the device in `slot` loses when `part` leaves `rest` on it.
@@ -114,6 +125,6 @@ impl<'a> Place<'a> {
     }
 
     fn worth(&self, slot: usize, rest: u64) -> i64 {
-        self.measure.worth(self.entry, slot, rest)
+        self.values.of(self.entry, slot, rest)
     }
 }

@@ -5,19 +5,13 @@
 //! idle GPU they can use counts with the weight of those whose CPU the node has left.
 
 use super::entry::Entry;
-use super::fit::ShapeFit;
 use super::model::Class;
-use super::prices::Values;
-use std::sync::Arc;
 
 /// Requests of the mix on nodes of one shape.
 #[derive(Debug, Default)]
 pub(super) struct Measure {
     demands: Vec<Demands>,
-    /// What idle GPU is counted in, by kind of device; none: thousandths of a device.
-    values: Vec<Arc<Values>>,
-    /// Of all requests, also of what fits no node of this shape; of those without GPU only where
-    /// thousandths are counted, as published.
+    /// Of all requests, also of those without GPU and of what fits no node of this shape.
     weight: i64,
 }
 
@@ -42,14 +36,12 @@ pub(super) struct Before<'a> {
 }
 
 impl Measure {
-    /// The measure on the shape at position `shape`, in `values` or, without any, in thousandths.
-    pub(super) fn new(shape: usize, classes: &[Class], values: Vec<Arc<Values>>) -> Self {
-        let mut measure = Self { values, ..Self::default() };
+    /// The measure on the shape at position `shape`.
+    pub(super) fn new(shape: usize, classes: &[Class]) -> Self {
+        let mut measure = Self::default();
         for Class { cpu, weight, fit, .. } in classes {
-            // The published measure counts those without GPU: to them all of it is unusable.
-            if fit.is_some() || measure.values.is_empty() {
-                measure.weight += weight;
-            }
+            // Those without GPU count: to them all of it is unusable.
+            measure.weight += weight;
             let Some(fit) = fit.as_ref().and_then(|fit| fit.on_shape(shape)) else { continue };
             let wants = fit.wants_per_kind();
             let devices = fit.parts.len();
@@ -85,28 +77,12 @@ impl Measure {
         let usable = self.demands.iter().map(|demands| {
             let enough = rests.iter().enumerate();
             let enough = enough.filter(|(slot, rest)| demands.wants(entry, *slot, **rest));
-            enough.fold((0, 0), |(idle, devices), (slot, rest)| {
-                (idle + self.worth(entry, slot, *rest), devices + 1)
-            })
+            enough.fold((0, 0), |(idle, devices), (_, rest)| (idle + amount(*rest), devices + 1))
         });
         let usable = usable.collect();
         let mut before = Before { measure: self, entry, rests, usable, useful: 0 };
         before.useful = before.useful(entry.node.cpu_free.0, &[]);
         before
-    }
-
-    /// What a request counts for, on the first kind of device.
-    pub(super) fn worth_of(&self, fit: &ShapeFit) -> i64 {
-        let Some(values) = self.values.first() else { return 0 };
-        (0..fit.parts.len()).map(|part| values.of(fit.want(part, 0).milli)).sum()
-    }
-
-    /// What a rest of the device in `slot` counts for.
-    pub(super) fn worth(&self, entry: &Entry, slot: usize, rest: u64) -> i64 {
-        match self.values.get(entry.slots[slot].kind) {
-            Some(values) => values.of(rest),
-            None => i64::try_from(rest).unwrap_or(i64::MAX),
-        }
     }
 }
 
@@ -126,10 +102,7 @@ impl Before<'_> {
     /// How much less the mix could not use, times the weight of the mix, once `cpu` is left and the
     /// devices in `changed` have these rests. Negative where it is more.
     pub(super) fn decrease(&self, cpu: u64, changed: &[(usize, u64)]) -> i64 {
-        let worth = |slot: usize, rest: u64| self.measure.worth(self.entry, slot, rest);
-        let taken = changed
-            .iter()
-            .map(|(slot, rest)| worth(*slot, self.rests[*slot]) - worth(*slot, *rest));
+        let taken = changed.iter().map(|(slot, rest)| amount(self.rests[*slot]) - amount(*rest));
         taken.sum::<i64>() * self.measure.weight + self.useful(cpu, changed) - self.useful
     }
 
@@ -141,11 +114,11 @@ impl Before<'_> {
             for (slot, rest) in changed {
                 let before = self.rests[*slot];
                 if demands.wants(self.entry, *slot, before) {
-                    idle -= self.measure.worth(self.entry, *slot, before);
+                    idle -= amount(before);
                     devices -= 1;
                 }
                 if demands.wants(self.entry, *slot, *rest) {
-                    idle += self.measure.worth(self.entry, *slot, *rest);
+                    idle += amount(*rest);
                     devices += 1;
                 }
             }
@@ -153,4 +126,8 @@ impl Before<'_> {
         });
         useful.sum()
     }
+}
+
+fn amount(milli: u64) -> i64 {
+    i64::try_from(milli).unwrap_or(i64::MAX)
 }

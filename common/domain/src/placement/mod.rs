@@ -23,6 +23,7 @@ mod filter;
 mod fit;
 mod fragmentation;
 mod hint;
+mod images;
 mod kind;
 mod layout;
 mod measure;
@@ -33,6 +34,7 @@ mod policy;
 mod prices;
 mod random;
 mod ranking;
+mod reach;
 mod reason;
 mod reserve;
 mod scarcity;
@@ -42,10 +44,12 @@ mod shape;
 mod state;
 mod unmet;
 mod view;
+mod worth;
 
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
 pub use hint::Hint;
+pub use images::{Held as HeldImages, MOST_IMAGES};
 pub(crate) use layout::feasible_elsewhere;
 pub use layout::{NeverFits, feasible_when_empty};
 pub use node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
@@ -80,12 +84,17 @@ pub struct Request {
     pub avoid: BTreeSet<NodeName>,
     /// Nodes to use only where no other has room, such as those where the session failed before.
     pub shun: BTreeSet<NodeName>,
+    /// Full name of the image it runs: of nodes in equal state one that holds it is taken.
+    pub image: Option<String>,
 }
 
 impl Request {
     /// Whether it says anything about single nodes.
     fn names_nodes(&self) -> bool {
-        self.node.is_some() || !self.avoid.is_empty() || !self.shun.is_empty()
+        self.node.is_some()
+            || self.image.is_some()
+            || !self.avoid.is_empty()
+            || !self.shun.is_empty()
     }
 
     /// The same without what it says about single nodes.
@@ -94,6 +103,7 @@ impl Request {
             node: None,
             avoid: BTreeSet::new(),
             shun: BTreeSet::new(),
+            image: None,
             gpu: self.gpu.clone(),
             labels: self.labels.clone(),
             ..*self
@@ -119,3 +129,5 @@ mod tests;
 mod tests_explain;
 #[cfg(test)]
 mod tests_history;
+#[cfg(test)]
+mod tests_unmet;

@@ -8,8 +8,10 @@ use super::measure::Measure;
 use super::mix::{Basis, Mix, Typical};
 use super::policy::Policy;
 use super::prices::{Values, WHOLE};
+use super::reach::Asked;
 use super::scarcity::Scarcity;
 use super::view::View;
+use super::worth::Worth;
 use crate::units::MIB;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +23,10 @@ pub(super) struct Model {
     basis: Option<Basis>,
     /// The typical ones.
     classes: Vec<Class>,
-    /// By position of the shape.
+    /// By position of the shape, for the published policy.
     measures: Vec<Measure>,
+    /// By position of the shape, for [`Policy::Fragmentation`].
+    worths: Vec<Worth>,
     /// CPU that goes with one device's worth of the mix, thousandths of a core; 0: none.
     cpu_per_device: i64,
     /// Host memory that goes with one device's worth of the mix, MiB; 0: not known.
@@ -62,6 +66,11 @@ impl Model {
         self.measures.get(entry.shape)
     }
 
+    /// What the devices of the node are worth.
+    pub(super) fn worth(&self, entry: &Entry) -> Option<&Worth> {
+        self.worths.get(entry.shape)
+    }
+
     /// The part of `worth` (millionths of a device) that idles on a node for want of the CPU and
     /// host memory (bytes) the mix asks for with it.
     pub(super) fn short(&self, worth: i64, cpu: u64, memory: u64) -> i64 {
@@ -86,19 +95,18 @@ impl Model {
         self.classes = mix.typical().iter().map(|typical| Class::new(typical, view)).collect();
         let shapes = 0..view.shapes().list().len();
         if policy != Policy::Fragmentation {
-            let measure = |shape| Measure::new(shape, &self.classes, Vec::new());
-            self.measures = shapes.map(measure).collect();
+            self.measures = shapes.map(|shape| Measure::new(shape, &self.classes)).collect();
             return;
         }
         let narrow: Vec<Class> =
             mix.narrow().iter().map(|narrow| Class::new(narrow, view)).collect();
         self.scarcity = Scarcity::new(&self.classes, &narrow, view);
         let mut known = BTreeMap::new();
-        self.measures = shapes
+        self.worths = shapes
             .map(|shape| {
                 let kinds = 0..view.shapes().get(shape).kinds.len();
                 let values = kinds.map(|kind| values(&self.classes, shape, kind, &mut known));
-                Measure::new(shape, &self.classes, values.collect())
+                Worth::new(values.collect())
             })
             .collect();
         self.set_needs();
@@ -109,10 +117,9 @@ impl Model {
         let (mut cpu, mut worth, mut memory, mut worth_counted) = (0_i128, 0_i128, 0_i128, 0_i128);
         for class in &self.classes {
             let Some(fit) = &class.fit else { continue };
-            let on_shape = |(shape, measure): (usize, &Measure)| {
-                fit.on_shape(shape).map(|fit| measure.worth_of(fit))
-            };
-            let Some(each) = self.measures.iter().enumerate().find_map(on_shape) else { continue };
+            let on_shape =
+                |(shape, worth): (usize, &Worth)| fit.on_shape(shape).map(|fit| worth.asked(fit));
+            let Some(each) = self.worths.iter().enumerate().find_map(on_shape) else { continue };
             cpu += i128::from(class.cpu) * i128::from(class.weight);
             worth += i128::from(each) * i128::from(class.weight);
             memory += i128::from(class.memory);
@@ -155,18 +162,21 @@ fn values(
     classes: &[Class],
     shape: usize,
     kind: usize,
-    known: &mut BTreeMap<Vec<(u64, u64)>, Arc<Values>>,
+    known: &mut BTreeMap<Vec<Asked>, Arc<Values>>,
 ) -> Arc<Values> {
-    let mut demand: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut demand: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for class in classes {
         let Some(fit) = class.fit.as_ref().and_then(|fit| fit.on_shape(shape)) else { continue };
         for part in 0..fit.parts.len() {
             let want = fit.want(part, kind);
-            if want.allowed && want.milli < 1000 {
-                *demand.entry(want.milli).or_default() += class.weight.unsigned_abs();
+            if want.allowed {
+                // With each part of several goes a part of the CPU.
+                let parts = u64::try_from(fit.parts.len()).unwrap_or(1).max(1);
+                *demand.entry((want.milli, class.cpu / parts)).or_default() +=
+                    class.weight.unsigned_abs();
             }
         }
     }
-    let demand: Vec<(u64, u64)> = demand.into_iter().collect();
-    known.entry(demand).or_insert_with_key(|demand| Arc::new(Values::new(demand))).clone()
+    let asked = demand.into_iter().map(|((size, cpu), weight)| Asked { size, cpu, weight });
+    known.entry(asked.collect()).or_insert_with_key(|asked| Arc::new(Values::new(asked))).clone()
 }

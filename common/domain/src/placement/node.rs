@@ -61,6 +61,8 @@ pub enum NodeState {
     Lost,
     /// Registered, but not heard from since this manager started.
     NeverSeen,
+    /// Kept free for a while, as sessions did not come to start there.
+    HeldOff,
 }
 
 /// One node as placement sees it.

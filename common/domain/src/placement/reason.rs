@@ -24,6 +24,8 @@ pub enum Reason {
     Draining,
     /// An administrator stopped new sessions.
     Cordoned,
+    /// Sessions did not come to start there lately: it takes nothing new for a while.
+    HeldOff,
     /// The request names the node as one not to use.
     Avoided,
     /// A label is missing or different.
@@ -112,6 +114,7 @@ impl Reason {
             Self::Suspect => "suspect",
             Self::Draining => "draining",
             Self::Cordoned => "cordoned",
+            Self::HeldOff => "held_off",
             Self::Avoided => "avoided",
             Self::Label { .. } => "label",
             Self::NoGpu => "no_gpu",
@@ -142,7 +145,7 @@ impl Reason {
             }
             Self::Cordoned => (1, 0),
             Self::DeviceBlocked { .. } => (2, 0),
-            Self::Suspect => (3, 0),
+            Self::Suspect | Self::HeldOff => (3, 0),
             Self::Draining => (4, 0),
             Self::Avoided => (5, 0),
             Self::Isolation { .. } => (6, 0),
@@ -166,9 +169,10 @@ impl fmt::Display for Reason {
             Self::Suspect => f.write_str("its agent is silent at the moment"),
             Self::Draining => f.write_str("draining"),
             Self::Cordoned => f.write_str("cordoned"),
-            Self::Avoided => {
-                f.write_str("kept off it: the session failed there, or the node cannot run it")
+            Self::HeldOff => {
+                f.write_str("held off for a while: the last sessions did not come to start there")
             }
+            Self::Avoided => f.write_str("kept off it: the node cannot run it"),
             Self::Label { key, wanted, found: Some(found) } => {
                 write!(f, "needs label {key}={wanted}, has {key}={found}")
             }

@@ -192,14 +192,17 @@ fn best(
         judge(policy, request, entry, fit, model).map(|judged| judged.score)
     });
     let extra = |shape: usize| model.extra(request, fit, shape);
-    let (score, node) = if request.labels.is_empty() && request.avoid.is_empty() {
+    let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
+    let (_, node) = if request.labels.is_empty() && request.avoid.is_empty() {
         ranking.best(extra)?
     } else {
-        let allowed = |node: u32| barred(request, &view.entries()[node as usize]).is_none();
         ranking.best_allowed(view.states(), extra, allowed)?
     };
-    let placement = reserve_on(policy, request, &view.entries()[node as usize], fit, model)?;
-    Some(Placement { score, ..placement })
+    // Only now: what is equal in all else may be chosen by what it holds.
+    let image = request.image.as_deref();
+    let holder = image.and_then(|image| view.holder_beside(node, image, allowed));
+    let node = holder.unwrap_or(node);
+    reserve_on(policy, request, &view.entries()[node as usize], fit, model)
 }
 
 fn reserve_on(
@@ -215,6 +218,7 @@ fn reserve_on(
         None => Choice::Best(prefer(policy)),
     };
     let grant = reserve(request, entry, fit.and_then(|fit| fit.of(entry)), choice)?;
+    let score = score.saturating_add(model.extra(request, fit, entry.shape));
     Some(Placement { grant, score })
 }
 

@@ -10,14 +10,14 @@ use std::num::NonZeroU32;
 const MODELS: [(&str, u64); 3] = [("H100", 80), ("A100", 40), ("T4", 15)];
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Place(Request),
     Release(usize),
     State(usize, NodeState),
     Block(usize, usize, bool),
 }
 
-fn cluster() -> impl Strategy<Value = View> {
+pub(super) fn cluster() -> impl Strategy<Value = View> {
     let node = (0_usize..3, 0_usize..5, 1_u64..40, 1_u64..64, any::<bool>(), any::<bool>());
     proptest::collection::vec(node, 1..6).prop_map(|nodes| {
         view(nodes.into_iter().enumerate().map(
@@ -71,7 +71,7 @@ fn gpu() -> impl Strategy<Value = GpuRequest> {
     })
 }
 
-fn request() -> impl Strategy<Value = Request> {
+pub(super) fn request() -> impl Strategy<Value = Request> {
     let isolation = proptest::option::weighted(
         0.3,
         prop_oneof![Just(Isolation::Whole), Just(Isolation::Driver), Just(Isolation::Shared)],
@@ -94,7 +94,7 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![3 => Just(NodeState::Ready), 1 => Just(NodeState::Lost)];
     prop_oneof![
         8 => request().prop_map(Step::Place),
@@ -105,7 +105,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// What a run of steps leaves, and the answer to each.
-fn play(view: &mut View, policy: Policy, steps: &[Step]) -> (Vec<(Request, Grant)>, Vec<String>) {
+pub(super) fn play(
+    view: &mut View,
+    policy: Policy,
+    steps: &[Step],
+) -> (Vec<(Request, Grant)>, Vec<String>) {
     let mut placer = Placer::new(policy, 11);
     let (mut running, mut answers) = (Vec::<(Request, Grant)>::new(), Vec::new());
     for step in steps {

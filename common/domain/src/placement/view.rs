@@ -2,6 +2,7 @@
 
 use super::bounds::{ViewError, check_device, check_node, check_totals, shown};
 use super::entry::Entry;
+use super::images::Images;
 use super::node::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 use super::shape::Shapes;
 use super::state::States;
@@ -24,6 +25,7 @@ pub struct View {
     hardware: HashMap<(usize, u64, u64), usize>,
     /// Counted up whenever what hardware there is, or the label of a node, changes.
     versions: Versions,
+    images: Images,
     identity: Identity,
 }
 
@@ -76,6 +78,7 @@ impl View {
             states: States::default(),
             hardware: HashMap::new(),
             versions: Versions::default(),
+            images: Images::default(),
             identity: Identity::default(),
         }
     }
@@ -149,6 +152,11 @@ impl View {
         for (place, entry) in self.entries.iter().enumerate().skip(at) {
             self.index.insert(entry.node.name.clone(), place);
         }
+        if let Ok(place) = u32::try_from(at) {
+            self.images.forget(name, place);
+        }
+        let index = &self.index;
+        self.images.reposition(|name| index.get(name).copied());
         // Positions have moved: everything known by position is worked out again.
         self.states.clear();
         for place in 0..self.entries.len() {
@@ -251,6 +259,14 @@ impl View {
     pub(super) fn position(&self, name: &NodeName) -> Result<usize, ViewError> {
         let found = self.index.get(name).copied();
         found.ok_or_else(|| ViewError::UnknownNode { node: name.clone() })
+    }
+
+    pub(super) fn images(&self) -> &Images {
+        &self.images
+    }
+
+    pub(super) fn images_mut(&mut self) -> &mut Images {
+        &mut self.images
     }
 
     pub(super) fn states(&self) -> &States {

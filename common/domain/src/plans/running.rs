@@ -21,6 +21,10 @@ pub struct RunningSession {
     pub preemptible: bool,
     /// Whether it has run for the minimum its class promises.
     pub min_run_over: bool,
+    /// How long it takes to go once it is told to.
+    pub grace_ms: u64,
+    /// Whether it is on its way out already.
+    pub stopping: bool,
 }
 
 /// What an allocation is of its node, in thousandths: its dominant share (Ghodsi et al., Dominant

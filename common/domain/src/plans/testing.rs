@@ -161,6 +161,8 @@ impl Coming {
             ends_at: self.ends_at.map(UnixMillis),
             preemptible: self.preemptible,
             min_run_over: self.min_run_over,
+            grace_ms: 0,
+            stopping: false,
         }
     }
 }

@@ -148,6 +148,7 @@ impl Queue {
 
     /// Closes a kind: `view` has no room for what it asks.
     pub(crate) fn no_room(&mut self, kind: KindId, request: Request, view: &View) {
+        self.refused.remove(&kind);
         for priority in self.kinds.close(kind, request, view) {
             self.shut(Reverse(priority), kind);
         }
@@ -155,8 +156,8 @@ impl Queue {
 
     /// Closes a kind as [`Queue::no_room`] does: there is room, but it is kept for others.
     pub(crate) fn refuse(&mut self, kind: KindId, request: Request, view: &View) {
-        self.refused.insert(kind);
         self.no_room(kind, request, view);
+        self.refused.insert(kind);
     }
 
     /// Opens every kind that was closed for the sake of others.
@@ -170,6 +171,11 @@ impl Queue {
     /// Whether any kind is closed.
     pub(crate) fn has_closed(&self) -> bool {
         self.kinds.has_closed()
+    }
+
+    /// Whether what waits at `place` was tried and found only room that is kept for others.
+    pub(crate) fn is_refused(&self, place: &Place) -> bool {
+        self.refused.contains(&place.kind) && self.found_no_room(place)
     }
 
     /// Whether a kind is closed.

@@ -78,6 +78,7 @@ mod tests {
             stop_grace_ms: None,
             attempts: Vec::new(),
             moving: None,
+            stopped_for: None,
             stranded: Vec::new(),
         }
     }

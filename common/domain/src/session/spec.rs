@@ -19,6 +19,8 @@ const MAX_GROUP_BYTES: usize = 768 * 1024;
 
 /// Sessions one session may wait for.
 pub const MAX_DEPENDENCIES: usize = 64;
+/// The longest name of a node label.
+const MAX_LABEL_KEY: usize = 63;
 
 /// What was asked for; it never changes once the session exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,21 @@ pub struct SessionSpec {
     /// Whether it may be stopped and started elsewhere to free whole devices.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub movable: bool,
+    /// How the members of a gang lie; absent: where the policy puts each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrangement: Option<Arrangement>,
+}
+
+/// How the members of a gang lie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrangement {
+    /// On the fewest nodes, close to each other.
+    Pack,
+    /// As evenly over the nodes as there is room.
+    Spread,
+    /// As evenly over the values of this label of their nodes as there is room.
+    SpreadOver(String),
 }
 
 /// A session that must have ended first.
@@ -271,6 +288,7 @@ impl SessionSpec {
             start_at: None,
             pending_timeout_ms: None,
             movable: false,
+            arrangement: None,
         }
     }
 
@@ -350,6 +368,27 @@ impl SessionSpec {
             return Err(field("--pending-timeout", "0", "leave it out to wait without end"));
         }
         Ok(())
+    }
+
+    /// Checks that only the members of a gang are to lie together or apart.
+    pub(crate) fn check_arrangement(&self, members: Members) -> Result<(), SpecError> {
+        let flag = match &self.arrangement {
+            None => return Ok(()),
+            Some(Arrangement::Pack) => "--pack",
+            Some(Arrangement::Spread | Arrangement::SpreadOver(_)) => "--spread",
+        };
+        if let Some(Arrangement::SpreadOver(label)) = &self.arrangement
+            && (label.is_empty() || label.len() > MAX_LABEL_KEY)
+        {
+            let rule = format!("the name of a node label, at most {MAX_LABEL_KEY} bytes");
+            return Err(field(flag, label, &rule));
+        }
+        match members {
+            Members::Gang(_) => Ok(()),
+            Members::One | Members::Array(_) => {
+                Err(field(flag, members.count(), "only the members of a gang: add `--size`"))
+            }
+        }
     }
 
     /// Checks that so many copies fit one write of the store.

@@ -5,11 +5,12 @@ use crate::v1;
 use fgpu_domain::cluster::{Explanation, Hold, Refusal};
 use fgpu_domain::ids::{NodeName, SessionId};
 use fgpu_domain::placement::{Hint, NoPlacement, Reason};
+use fgpu_domain::plans::reservation::{Delay, Reservation};
 use fgpu_domain::plans::would_fit::WouldFit;
 use fgpu_domain::project::{QuotaHit, QuotaScope};
 use fgpu_domain::slice::Grant;
 use fgpu_domain::time::UnixMillis;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes named one by one; beyond that the counts tell.
 const NAMED_NODES: usize = 200;
@@ -170,6 +171,7 @@ impl From<&Explanation> for v1::ExplainSessionResponse {
             starts_now: u32::try_from(explanation.starts.len()).unwrap_or(u32::MAX),
             places: places(&explanation.starts),
             alternatives: explanation.would_fit.iter().map(alternative).collect(),
+            reservation: explanation.reservation.as_ref().map(Into::into),
             ..Self::default()
         };
         if let Some(refused) = &explanation.refused {
@@ -182,7 +184,20 @@ impl From<&Explanation> for v1::ExplainSessionResponse {
             Hold::Gang { waiting, size } => hold_gang(*waiting, *size),
         }));
         wire.holds.extend(explanation.quota.as_ref().map(hold_quota));
+        wire.holds.extend(explanation.kept.as_ref().map(hold_reserved));
         wire
+    }
+}
+
+impl From<&Reservation> for v1::Reservation {
+    fn from(reservation: &Reservation) -> Self {
+        let nodes: BTreeSet<&NodeName> =
+            reservation.grants.iter().map(|grant| &grant.node).collect();
+        Self {
+            at_ms: reservation.at.map_or(0, |at| at.0),
+            nodes: nodes.into_iter().map(ToString::to_string).collect(),
+            binding: reservation.binding,
+        }
     }
 }
 
@@ -251,6 +266,13 @@ fn hold_quota(hit: &QuotaHit) -> v1::Hold {
     hold("QUOTA_EXCEEDED", hit.to_string(), quota(hit))
 }
 
+/// Kept waiting by room that is kept for another.
+fn hold_reserved(delay: &Delay) -> v1::Hold {
+    let (Delay::Promised { head, node, .. } | Delay::Closed { head, node }) = delay;
+    let ids = [("session", head.to_string()), ("node", node.to_string())];
+    hold("RESERVED", delay.to_string(), ids)
+}
+
 fn hold(
     code: &str,
     text: String,
@@ -284,9 +306,13 @@ mod tests {
             hold_array(&id, 2),
             hold_gang(3, 8),
             hold_quota(&hit),
+            hold_reserved(&Delay::Closed { head: id.clone(), node: "a1".parse().unwrap() }),
         ];
         let codes: Vec<&str> = holds.iter().map(|hold| hold.code.as_str()).collect();
-        assert_eq!(codes, ["START_AT", "DEPENDENCY", "ARRAY_LIMIT", "GANG", "QUOTA_EXCEEDED"]);
+        assert_eq!(
+            codes,
+            ["START_AT", "DEPENDENCY", "ARRAY_LIMIT", "GANG", "QUOTA_EXCEEDED", "RESERVED"]
+        );
         assert_eq!(holds[1].metadata["sessions"], "abcdefgh");
         assert_eq!(holds[2].metadata["at_once"], "2");
         assert_eq!(holds[4].text, hit.to_string());

@@ -4,8 +4,8 @@ use super::{id, nonzero, optional_text};
 use crate::error::CallError;
 use crate::v1;
 use fgpu_domain::session::{
-    ComputePolicy, Condition, Dependency, Mount, OnDisconnect, OnLost, Resources, SessionKind,
-    SessionSpec,
+    Arrangement, ComputePolicy, Condition, Dependency, Mount, OnDisconnect, OnLost, Resources,
+    SessionKind, SessionSpec,
 };
 use fgpu_domain::slice::{ComputeRequest, GpuAmount, GpuRequest, Isolation, Split};
 use fgpu_domain::time::UnixMillis;
@@ -33,6 +33,7 @@ pub fn session_spec(
     defaults: SpecDefaults,
 ) -> Result<SessionSpec, CallError> {
     let name = optional_text(spec.name.clone());
+    let arrangement = arrangement(spec.arrangement(), &spec.spread_over)?;
     Ok(SessionSpec {
         name: name.map(|name| id("--name", &name)).transpose()?,
         kind: kind(spec.kind()),
@@ -67,6 +68,7 @@ pub fn session_spec(
         start_at: nonzero(spec.start_at_ms).map(UnixMillis),
         pending_timeout_ms: nonzero(spec.pending_timeout_ms),
         movable: spec.movable,
+        arrangement,
     })
 }
 
@@ -141,6 +143,26 @@ fn on_disconnect(choice: v1::OnDisconnect) -> OnDisconnect {
     match choice {
         v1::OnDisconnect::Unspecified | v1::OnDisconnect::Keep => OnDisconnect::Keep,
         v1::OnDisconnect::Stop => OnDisconnect::Stop,
+    }
+}
+
+fn arrangement(arrangement: v1::Arrangement, over: &str) -> Result<Option<Arrangement>, CallError> {
+    match arrangement {
+        v1::Arrangement::Spread if over.is_empty() => Ok(Some(Arrangement::Spread)),
+        v1::Arrangement::Spread => Ok(Some(Arrangement::SpreadOver(over.to_owned()))),
+        v1::Arrangement::Unspecified | v1::Arrangement::Pack if !over.is_empty() => {
+            Err(CallError::field("--spread", over, "a label only says over what to spread"))
+        }
+        v1::Arrangement::Unspecified => Ok(None),
+        v1::Arrangement::Pack => Ok(Some(Arrangement::Pack)),
+    }
+}
+
+fn wire_arrangement(arrangement: Option<&Arrangement>) -> v1::Arrangement {
+    match arrangement {
+        None => v1::Arrangement::Unspecified,
+        Some(Arrangement::Pack) => v1::Arrangement::Pack,
+        Some(Arrangement::Spread | Arrangement::SpreadOver(_)) => v1::Arrangement::Spread,
     }
 }
 
@@ -220,6 +242,11 @@ impl From<&SessionSpec> for v1::SessionSpec {
             start_at_ms: spec.start_at.map_or(0, |at| at.0),
             pending_timeout_ms: spec.pending_timeout_ms.unwrap_or(0),
             movable: spec.movable,
+            arrangement: wire_arrangement(spec.arrangement.as_ref()).into(),
+            spread_over: match &spec.arrangement {
+                Some(Arrangement::SpreadOver(label)) => label.clone(),
+                None | Some(Arrangement::Pack | Arrangement::Spread) => String::new(),
+            },
         }
     }
 }
@@ -341,6 +368,7 @@ mod tests {
             start_at: Some(UnixMillis(1_800_000_000_000)),
             pending_timeout_ms: Some(3_600_000),
             movable: true,
+            arrangement: Some(Arrangement::SpreadOver("fgpu.io/rack".into())),
             ..SessionSpec::new(vec!["python".into()], resources)
         }
     }

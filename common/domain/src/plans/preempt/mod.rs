@@ -17,7 +17,7 @@
 mod tests;
 
 use super::clear::{Cleared, Clearing, Occupant};
-use super::gang::{GangRefused, GangRequest, classes};
+use super::gang::{Class, GangRefused, GangRequest, classes};
 use super::running::{RunningSession, share};
 use crate::ids::SessionId;
 use crate::placement::View;
@@ -27,7 +27,8 @@ use crate::time::UnixMillis;
 /// Who goes, and where the blocked session then lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preemption {
-    /// The sessions that must go, in the order they were given; empty where it fits as it is.
+    /// The sessions that must go, in the order they were given; empty where it fits as it is, or
+    /// once those that are on their way out are gone.
     pub victims: Vec<SessionId>,
     /// One grant per member, free once the victims are gone.
     pub grants: Vec<Grant>,
@@ -73,25 +74,51 @@ pub fn plan_preemption(
     now: UnixMillis,
 ) -> Result<Preemption, NoPreemption> {
     let classes = classes(gang, view)?;
-    let eligible: Vec<&RunningSession> = running
-        .iter()
-        .filter(|session| session.priority < priority)
-        .filter(|session| session.preemptible && session.min_run_over)
-        .collect();
-    let occupants: Vec<Occupant<'_>> =
-        eligible.iter().map(|session| occupant(session, view, now)).collect();
-    match Clearing::new(view, gang, &classes, &occupants).clear() {
-        Ok(Cleared { gone, grants }) => {
-            let victims = gone.into_iter().map(|at| eligible[at].id.clone()).collect();
-            Ok(Preemption { victims, grants })
+    match least_harm(gang, &classes, priority, view, running, now) {
+        Ok(Leaving { gone, grants }) => {
+            let victims = gone.into_iter().map(|at| &running[at]);
+            let victims = victims.filter(|session| !session.stopping);
+            Ok(Preemption { victims: victims.map(|session| session.id.clone()).collect(), grants })
         }
         Err(fit) => Err(not_enough(gang.members.len(), fit, priority, running)),
     }
 }
 
+/// Who leaves, those that are on their way out already among them.
+pub(super) struct Leaving {
+    /// Positions among the running sessions, ascending.
+    pub(super) gone: Vec<usize>,
+    /// One grant per member.
+    pub(super) grants: Vec<Grant>,
+}
+
+/// As [`plan_preemption`]; or how many members would find room.
+pub(super) fn least_harm(
+    gang: &GangRequest,
+    classes: &[Class],
+    priority: i32,
+    view: &View,
+    running: &[RunningSession],
+    now: UnixMillis,
+) -> Result<Leaving, usize> {
+    let may_go = |session: &RunningSession| {
+        session.stopping
+            || (session.priority < priority && session.preemptible && session.min_run_over)
+    };
+    let eligible = running.iter().enumerate().filter(|(_, session)| may_go(session));
+    let (places, occupants): (Vec<usize>, Vec<Occupant<'_>>) =
+        eligible.map(|(at, session)| (at, occupant(session, view, now))).unzip();
+    let Cleared { gone, grants } = Clearing::new(view, gang, classes, &occupants).clear()?;
+    Ok(Leaving { gone: gone.into_iter().map(|at| places[at]).collect(), grants })
+}
+
 fn occupant<'a>(session: &'a RunningSession, view: &View, now: UnixMillis) -> Occupant<'a> {
     let shares = session.held.iter().map(|(node, allocation)| share(view, node, allocation));
     let share = shares.fold(0, u64::saturating_add);
+    if session.stopping {
+        // It goes anyway: whoever waits for it does no harm.
+        return Occupant { held: &session.held, level: i32::MIN, lost: 0, share };
+    }
     let lost = u128::from(now.since(session.started_at)) * u128::from(share);
     Occupant { held: &session.held, level: session.priority, lost, share }
 }

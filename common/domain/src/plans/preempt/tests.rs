@@ -30,6 +30,8 @@ fn start(
         ends_at: None,
         preemptible: true,
         min_run_over: true,
+        grace_ms: 0,
+        stopping: false,
     });
 }
 

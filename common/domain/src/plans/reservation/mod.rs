@@ -33,6 +33,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use time::Timeline;
 
+/// How much sooner a head must start for it to take the places of others, milliseconds.
+const LEAST_GAIN_MS: u64 = 60 * 1000;
+
 /// A session at the head of its queue that cannot start now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
@@ -44,6 +47,8 @@ pub struct Head {
     pub waiting_since: UnixMillis,
     /// Its priority: what is more urgent than the head need not leave it room.
     pub priority: i32,
+    /// It may take the places of preemptible sessions of a lower priority than this.
+    pub takes: Option<i32>,
 }
 
 /// Who wants to start beside the heads.
@@ -108,6 +113,16 @@ impl Delay {
 #[derive(Debug, Clone, Default)]
 pub struct Backfill {
     held: Vec<Held>,
+    victims: Vec<Victim>,
+}
+
+/// A session whose place a head takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Victim {
+    /// Which.
+    pub session: SessionId,
+    /// The head.
+    pub head: SessionId,
 }
 
 /// A reservation and the nodes it is on.
@@ -146,7 +161,10 @@ impl Backfill {
         for head in heads {
             let Ok(classes) = classes(&head.gang, view) else { continue };
             let waited = now.since(head.waiting_since) >= patience_ms;
-            let held = reserve(head, &classes, &timeline, waited);
+            let Reserved { held, victims } = reserve(head, &classes, &timeline, waited);
+            let victim =
+                |at: usize| Victim { session: running[at].id.clone(), head: head.session.clone() };
+            backfill.victims.extend(victims.into_iter().map(victim));
             if held.reservation.binding {
                 timeline.reserve(&held.reservation, &head.gang);
             }
@@ -158,6 +176,12 @@ impl Backfill {
     /// What the heads are promised, in their order.
     pub fn reservations(&self) -> impl Iterator<Item = &Reservation> {
         self.held.iter().map(|held| &held.reservation)
+    }
+
+    /// The sessions that are to be told to go, so that heads start when they are promised to.
+    #[must_use]
+    pub fn victims(&self) -> &[Victim] {
+        &self.victims
     }
 
     /// Whether anything is kept for any head.
@@ -323,16 +347,26 @@ impl Shadow {
     }
 }
 
+/// The reservation of one head, and whose places it takes.
+struct Reserved {
+    held: Held,
+    /// Positions among the running sessions.
+    victims: Vec<usize>,
+}
+
+/// When and where a head will lie, once who is gone.
+#[derive(Default)]
+struct Promise {
+    at: Option<UnixMillis>,
+    grants: Vec<Grant>,
+    gone: BTreeSet<usize>,
+    binding: bool,
+    victims: Vec<usize>,
+}
+
 /// The reservation of one head beside those already on the timeline.
-fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool) -> Held {
-    let timed = timeline.earliest(&head.gang, classes);
-    let (at, grants, gone, binding) = match timed {
-        Some((at, grants)) => (Some(at), grants, BTreeSet::new(), true),
-        None => match waited.then(|| timeline.least_to_wait_for(&head.gang, classes)).flatten() {
-            Some((grants, gone)) => (None, grants, gone, true),
-            None => (None, Vec::new(), BTreeSet::new(), false),
-        },
-    };
+fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool) -> Reserved {
+    let Promise { at, grants, gone, binding, victims } = promise(head, classes, timeline, waited);
     let mut members: BTreeMap<&NodeName, Vec<(usize, Settled)>> = BTreeMap::new();
     for (member, grant) in grants.iter().enumerate() {
         let class = classes.iter().find(|class| class.members.contains(&member));
@@ -341,12 +375,33 @@ fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool
     }
     let shadow = |(node, members): (&NodeName, Vec<(usize, Settled)>)| {
         let trial = match at {
-            Some(at) => timeline.node_free_at(node, at),
-            None => timeline.node_without(node, &gone),
+            Some(at) if gone.is_empty() => timeline.node_free_at(node, at),
+            Some(_) | None => timeline.node_without(node, &gone),
         };
         Some(Arc::new(Shadow { node: node.clone(), trial: trial?, members }))
     };
     let shadows = members.into_iter().filter_map(shadow).collect();
     let reservation = Reservation { head: head.session.clone(), at, grants, binding };
-    Held { reservation, priority: head.priority, shadows }
+    Reserved { held: Held { reservation, priority: head.priority, shadows }, victims }
+}
+
+fn promise(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool) -> Promise {
+    let timed = timeline.earliest(&head.gang, classes);
+    let soon = timed.as_ref().map(|(at, _)| *at);
+    let taken = head.takes.filter(|_| soon.is_none_or(|at| timeline.is_later(at)));
+    let taken = taken.and_then(|takes| timeline.take_places(&head.gang, classes, takes));
+    // Nobody goes for the sake of less than that.
+    let gains = |at: &UnixMillis| soon.is_none_or(|soon| soon > at.plus(LEAST_GAIN_MS));
+    if let Some((at, grants, gone)) = taken.filter(|(at, ..)| gains(at)) {
+        let victims = timeline.told(&gone);
+        return Promise { at: Some(at), grants, gone, binding: true, victims };
+    }
+    if let Some((at, grants)) = timed {
+        return Promise { at: Some(at), grants, binding: true, ..Promise::default() };
+    }
+    let kept = waited.then(|| timeline.least_to_wait_for(&head.gang, classes)).flatten();
+    match kept {
+        Some((grants, gone)) => Promise { grants, gone, binding: true, ..Promise::default() },
+        None => Promise::default(),
+    }
 }

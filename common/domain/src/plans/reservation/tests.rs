@@ -21,6 +21,8 @@ fn start(
         ends_at: ends_at.map(UnixMillis),
         preemptible: true,
         min_run_over: true,
+        grace_ms: 0,
+        stopping: false,
     });
 }
 
@@ -42,6 +44,7 @@ fn head(at: usize, members: usize, request: &Request) -> Head {
         gang: GangRequest { members: vec![request.clone(); members], ..GangRequest::default() },
         waiting_since: NOW,
         priority: 0,
+        takes: None,
     }
 }
 

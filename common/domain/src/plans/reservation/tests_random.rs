@@ -25,6 +25,7 @@ fn head() -> impl Strategy<Value = Head> {
         gang: GangRequest { members: vec![request; members], ..GangRequest::default() },
         waiting_since: UnixMillis(since),
         priority: 0,
+        takes: None,
     })
 }
 
@@ -60,6 +61,8 @@ fn backfilled(
             ends_at,
             preemptible: false,
             min_run_over: false,
+            grace_ms: 0,
+            stopping: false,
         });
     }
     started

@@ -2,10 +2,11 @@
 
 use super::Reservation;
 use crate::ids::NodeName;
-use crate::placement::{Allocation, NodeView, View};
+use crate::placement::{Allocation, NodeState, NodeView, View};
 use crate::plans::capacity::{Room, Taken, at_most_in, in_question_later};
 use crate::plans::clear::{Cleared, Clearing, Occupant};
 use crate::plans::gang::{Class, GangRequest, place_on};
+use crate::plans::preempt::{Leaving, least_harm};
 use crate::plans::running::{RunningSession, share};
 use crate::plans::trial::{Trial, as_u32};
 use crate::slice::Grant;
@@ -254,6 +255,50 @@ impl<'a> Timeline<'a> {
         let reserved = self.reserved.get(name).into_iter().flatten().filter_map(|(at, _)| *at);
         let times: BTreeSet<UnixMillis> = ends.chain(reserved).chain([self.now]).collect();
         times.into_iter().collect()
+    }
+
+    /// Where all members lie once those that leave have left, who leaves for it (positions among
+    /// the running sessions), and when they have. Nodes kept for other heads are left to them.
+    pub(super) fn take_places(
+        &self,
+        gang: &GangRequest,
+        classes: &[Class],
+        priority: i32,
+    ) -> Option<(UnixMillis, Vec<Grant>, BTreeSet<usize>)> {
+        let lower = |session: &RunningSession| {
+            session.preemptible && session.min_run_over && session.priority < priority
+        };
+        if !self.running.iter().any(lower) {
+            return None;
+        }
+        let mut gang = gang.clone();
+        gang.avoid.extend(self.reserved.keys().cloned());
+        // Nothing is stopped on a node that has not spoken.
+        let silent = self.view.iter().filter(|node| node.state != NodeState::Ready);
+        gang.avoid.extend(silent.map(|node| node.name.clone()));
+        let Leaving { gone, grants } =
+            least_harm(&gang, classes, priority, self.view, self.running, self.now).ok()?;
+        let ends = gone.iter().map(|at| self.leaves_at(&self.running[*at]));
+        let at = ends.max().unwrap_or(self.now);
+        Some((at, grants, gone.into_iter().collect()))
+    }
+
+    /// Whether a time has not come yet.
+    pub(super) fn is_later(&self, at: UnixMillis) -> bool {
+        at > self.now
+    }
+
+    /// Those of some sessions that are not on their way out yet.
+    pub(super) fn told(&self, gone: &BTreeSet<usize>) -> Vec<usize> {
+        gone.iter().copied().filter(|at| !self.running[*at].stopping).collect()
+    }
+
+    /// When a session has left that is told to now, or was before.
+    fn leaves_at(&self, session: &RunningSession) -> UnixMillis {
+        match session.ends_at {
+            Some(at) if session.stopping => at.max(self.now),
+            _ => self.now.plus(session.grace_ms),
+        }
     }
 
     /// Where the fewest sessions without a known end have to end for all members to fit, and who
