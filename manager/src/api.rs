@@ -3,6 +3,7 @@
 
 mod admin;
 mod agents;
+mod coalesce;
 mod defrag;
 mod devices;
 pub(crate) mod errors;

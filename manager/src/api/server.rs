@@ -1,5 +1,6 @@
 //! The server: all services on one port, behind the gate.
 
+use super::coalesce::Coalesced;
 use super::gate::GateLayer;
 use super::{admin, agents, devices, nodes, projects, sessions};
 use crate::config::ManagerConfig;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::ServerTlsConfig;
 use tonic::transport::server::TcpIncoming;
@@ -104,6 +106,7 @@ impl Server {
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             );
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
         tracing::info!(%address, "listening");
         let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
         tokio::select! {
