@@ -161,7 +161,7 @@ mod tests {
             nodes: vec![reason("a1", "largest free slice is 4 fGPU"), reason("b2", "cordoned")],
             would_fit: vec!["--devices 2".into()],
             attempts: vec![v1::Attempt {
-                at_ms: output::now_ms(),
+                at_ms: output::now_ms() - 600_000,
                 reason: "node c3 was lost".into(),
                 node_fault: true,
                 grant: Some(v1::Grant { node: "c3".into(), ..Default::default() }),
@@ -176,7 +176,7 @@ mod tests {
              position 2 in the queue, behind s1\n  \
              closest: node a1: largest free slice is 4 fGPU\n  \
              node b2: cordoned\n  instead: --devices 2\nattempts:\n  \
-             0s ago on c3: node c3 was lost; avoided while another node fits\n"
+             10m ago on c3: node c3 was lost; avoided while another node fits\n"
         );
     }
 }
