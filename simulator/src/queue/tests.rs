@@ -156,20 +156,6 @@ fn more_load_means_more_use_and_longer_waits() {
 }
 
 #[test]
-fn what_is_large_waits_less_where_room_is_kept_for_it_and_high_classes_take_places() {
-    let text = generated(Timed { gang_share: 20, ..timed(1_000) });
-    let kept = QueueOptions { plain: false, ..PLAIN };
-    let [with, without] = [false, true]
-        .map(|no_reservations| report_of(&text, QueueOptions { no_reservations, ..kept }).unwrap());
-    let mean = |report: &QueueReport, kind: &str| report.wait.by_kind[kind].mean_ms;
-    for kind in ["gang", "multi_gpu"] {
-        assert!(mean(&with, kind) < mean(&without, kind), "{kind}");
-    }
-    assert!(with.wait.by_class["high"].mean_ms < without.wait.by_class["high"].mean_ms);
-    assert!(with.preemptions > 0 && without.preemptions == 0);
-}
-
-#[test]
 fn the_same_replay_gives_the_same_report() {
     let text = generated(timed(900));
     let reports = [(); 2].map(|()| report_of(&text, PLAIN).unwrap());
