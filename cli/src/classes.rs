@@ -47,12 +47,10 @@ pub(crate) struct ClassSetArgs {
         value_parser = clap::value_parser!(i32).range(-1000..=1000)
     )]
     priority: Option<i32>,
-    /// Whether its sessions may take the place of preemptible ones of a lower priority (recorded:
-    /// nothing is preempted yet)
+    /// Whether its sessions may take the place of preemptible ones of a class of lower priority
     #[arg(long, value_enum, value_name = "YES|NO")]
     may_preempt: Option<YesNo>,
-    /// Whether sessions of a higher class may take the place of its own (recorded: nothing is
-    /// preempted yet)
+    /// Whether sessions of a higher class that may preempt may take the place of its own
     #[arg(long, value_enum, value_name = "YES|NO")]
     preemptible: Option<YesNo>,
     /// How long a session runs before its place may be taken

@@ -84,6 +84,9 @@ pub struct Timings {
     pub leader_ttl: Duration,
     /// From being placed to running.
     pub start_timeout: Duration,
+    /// How long the first of the queue wait for room before nodes are closed for them on which
+    /// sessions run that nobody knows the end of.
+    pub reservation_patience: Duration,
     /// How long ended sessions are remembered.
     pub ended_retention: Duration,
 }
@@ -108,6 +111,7 @@ impl Default for Timings {
             lost: Duration::from_secs(40),
             leader_ttl: Duration::from_secs(10),
             start_timeout: Duration::from_secs(30 * 60),
+            reservation_patience: Duration::from_secs(10 * 60),
             ended_retention: Duration::from_secs(7 * 24 * 3600),
         }
     }
@@ -176,6 +180,7 @@ impl ManagerConfig {
             start_timeout_ms: millis(self.timings.start_timeout),
             ended_retention_ms: millis(self.timings.ended_retention),
             ended_limit: self.ended_limit,
+            reservation_patience_ms: millis(self.timings.reservation_patience),
             ..Settings::default()
         }
     }

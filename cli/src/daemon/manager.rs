@@ -75,6 +75,11 @@ impl Settings for ManagerFlags {
             "How long leadership outlives its holder [default: 10s]"
         ),
         ("timings.start_timeout", "DURATION", "From being placed to running [default: 30m]"),
+        (
+            "timings.reservation_patience",
+            "DURATION",
+            "How long the first of the queue waits before nodes are closed for it [default: 10m]"
+        ),
         ("sessions.ended_retention", "DURATION", "How long ended sessions are kept [default: 7d]"),
         ("sessions.ended_limit", "COUNT", "How many of them at most [default: 10000]"),
         ("tls.cert", "FILE", "Certificate chain, PEM; needed beyond loopback"),
@@ -203,6 +208,7 @@ fn shown(config: &ManagerConfig) -> String {
         ("timings.lost", timings.lost),
         ("timings.leader_ttl", timings.leader_ttl),
         ("timings.start_timeout", timings.start_timeout),
+        ("timings.reservation_patience", timings.reservation_patience),
         ("sessions.ended_retention", timings.ended_retention),
     ] {
         line(key, format_duration(duration));

@@ -176,6 +176,11 @@ impl ManagerSettings {
                 &settings.start_timeout,
                 fallback.start_timeout,
             ),
+            reservation_patience: time(
+                "timings.reservation_patience",
+                &settings.reservation_patience,
+                fallback.reservation_patience,
+            ),
             ended_retention: time(
                 "sessions.ended_retention",
                 &sessions.ended_retention,

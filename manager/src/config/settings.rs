@@ -37,6 +37,7 @@ pub const FIELDS: &[&str] = &[
     "timings.lost",
     "timings.leader_ttl",
     "timings.start_timeout",
+    "timings.reservation_patience",
     "sessions.ended_retention",
     "sessions.ended_limit",
     "tls.cert",
@@ -150,6 +151,8 @@ pub struct TimingSettings {
     pub leader_ttl: Option<Text>,
     /// From being placed to running; default 30m.
     pub start_timeout: Option<Text>,
+    /// How long the first of the queue waits before nodes are closed for it; default 10m.
+    pub reservation_patience: Option<Text>,
 }
 
 /// What is remembered of ended sessions.

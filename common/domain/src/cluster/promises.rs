@@ -28,6 +28,8 @@ use std::sync::Arc;
 pub(super) const MOST_PROBED: usize = 256;
 /// Nodes kept for heads a candidate is tried beside one by one, before all of them are avoided.
 const MOST_NODES_TRIED: usize = 4;
+/// Milliseconds between two plans for each node there is.
+const PAUSE_MS_PER_NODE: u64 = 2;
 /// Rounds of planning and placing at one time; what is left is done at the next.
 pub(super) const MOST_ROUNDS: usize = 16;
 
@@ -68,7 +70,11 @@ impl Promises {
 
     /// A unit met a quota.
     pub(super) fn met_quota(&mut self, unit: &SessionId) {
-        self.other_heads |= self.heads.iter().any(|(head, _)| head == unit);
+        self.other_heads |= self.is_head(unit);
+    }
+
+    fn is_head(&self, unit: &SessionId) -> bool {
+        self.heads.iter().any(|(head, _)| head == unit)
     }
 
     /// What heads may hold under their quotas has changed.
@@ -98,11 +104,14 @@ impl Promises {
 }
 
 impl Cluster {
-    /// Least time between two plans: planning costs about 10 µs for a node, and shall take no more
-    /// than a hundredth of the time.
+    /// Least time between two plans: what they cost grows with the cluster, and shall be a small
+    /// part of the time whatever its size.
     fn plan_pause_ms(&self) -> u64 {
         let nodes = u64::try_from(self.nodes.len()).unwrap_or(u64::MAX);
-        if self.settings.plan_pause_ms == 0 { 0 } else { self.settings.plan_pause_ms.max(nodes) }
+        match self.settings.plan_pause_ms {
+            0 => 0,
+            pause => pause.max(nodes.saturating_mul(PAUSE_MS_PER_NODE)),
+        }
     }
 
     /// When planning is due next; `None` while nobody finds no room.
@@ -182,12 +191,11 @@ impl Cluster {
     /// The first units that cannot start, and those that are heads already: one whose kind was
     /// opened since has not been tried again, and may still find no room.
     fn heads(&self) -> Vec<Blocked> {
-        let known = &self.index.promises.heads;
-        if !self.index.waiting.queue.has_closed() && known.is_empty() {
+        let known = &self.index.promises;
+        if !self.index.waiting.queue.has_closed() && known.heads.is_empty() {
             return Vec::new();
         }
-        let is_known = |unit: &SessionId| known.iter().any(|(head, _)| head == unit);
-        self.blocked_or(self.settings.reservations, is_known)
+        self.blocked_or(self.settings.reservations, |unit| known.is_head(unit))
     }
 
     fn promise(&mut self, blocked: &[Blocked]) {

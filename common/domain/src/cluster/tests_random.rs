@@ -449,7 +449,7 @@ impl Busy {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_waits_for_more_starts_than_his_weight_explains(

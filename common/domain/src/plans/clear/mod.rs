@@ -7,7 +7,7 @@
 
 mod node;
 
-use super::capacity::in_question_later;
+use super::capacity::{Room, Taken, at_most_in, in_question_later};
 use super::gang::{Class, GangRequest};
 use super::trial::Trial;
 use crate::ids::NodeName;
@@ -149,6 +149,15 @@ impl<'a> Clearing<'a> {
         let request = &class.settled.tries()[0];
         if !in_question_later(request, view) || self.gang.avoid.contains(&view.name) {
             return None;
+        }
+        if self.seated.is_empty() && self.gone.is_empty() {
+            // Not even with all of them gone.
+            let mut room = Room::of(view);
+            let held = self.present[node].iter().flat_map(|present| &present.held);
+            held.for_each(|held| room.give_back(&Taken::of(held, view)));
+            if at_most_in(&room, &class.settled, view, self.view.quantum(), 1) == 0 {
+                return None;
+            }
         }
         self.bench(node)?.reach(&class.settled)
     }

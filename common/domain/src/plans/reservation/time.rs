@@ -5,13 +5,19 @@ use crate::ids::NodeName;
 use crate::placement::{Allocation, NodeState, NodeView, View};
 use crate::plans::capacity::{Room, Taken, at_most_in, in_question_later};
 use crate::plans::clear::{Cleared, Clearing, Occupant};
-use crate::plans::gang::{Class, GangRequest, place_on};
+use crate::plans::gang::{Class, GangRequest, Spread, place_on};
 use crate::plans::preempt::{Leaving, least_harm};
 use crate::plans::running::{RunningSession, share};
 use crate::plans::trial::{Trial, as_u32};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Nodes on which a gang is tried at least where they may have room, if there are as many.
+const MOST_TRIED: usize = 64;
+/// Of a larger cluster so many nodes are tried that this many times the gang may have room there.
+const SPARE: u32 = 4;
 
 /// The cluster over time.
 pub(super) struct Timeline<'a> {
@@ -237,14 +243,31 @@ impl<'a> Timeline<'a> {
         classes: &[Class],
         at: UnixMillis,
     ) -> Option<Vec<Grant>> {
-        let useful =
-            |node: &&NodeView| classes.iter().any(|class| self.bound(class, node, at, 1) > 0);
-        let later: Vec<NodeView> = self
+        let members = as_u32(gang.members.len());
+        let bound = |node: &NodeView| {
+            let bounds = classes.iter().map(|class| self.bound(class, node, at, members));
+            bounds.max().unwrap_or(0)
+        };
+        let mut useful: Vec<(u32, &NodeView)> = self
             .view
             .iter()
-            .filter(useful)
-            .filter_map(|node| self.node_at(&node.name, at)?.node().cloned())
+            .map(|node| (bound(node), node))
+            .filter(|(most, _)| *most > 0)
             .collect();
+        if useful.len() > MOST_TRIED && gang.topology.is_empty() && gang.spread == Spread::Pack {
+            // It goes where the most members may have room: of those there are enough.
+            useful.sort_by_key(|(most, _)| Reverse(*most));
+            let mut room = 0_u32;
+            let enough = useful.iter().take_while(|(most, _)| {
+                let more = room < members.saturating_mul(SPARE);
+                room = room.saturating_add(*most);
+                more
+            });
+            useful.truncate(enough.count().max(MOST_TRIED));
+        }
+        let later = useful.into_iter();
+        let later: Vec<NodeView> =
+            later.filter_map(|(_, node)| self.node_at(&node.name, at)?.node().cloned()).collect();
         let nodes: Vec<&NodeView> = later.iter().collect();
         place_on(gang, classes, &nodes, self.view.quantum()).ok().map(|placed| placed.grants)
     }
