@@ -2,7 +2,7 @@
 
 use super::batch::{Batch, Unit};
 use super::commit::{Attempt, Pending};
-use super::desired::{self, Edits};
+use super::desired::{Edits, Entries};
 use super::plan::Chunk;
 use super::{
     ChangeBatch, Command, Committer, EngineError, EngineHandle, INBOX, SessionChange, Snapshot,
@@ -82,8 +82,9 @@ impl Engine {
         let health = Arc::clone(committer.health());
         let handle =
             EngineHandle { inbox: sender, published: reader, changes: changes.clone(), health };
+        let mut entries = Entries::new(&cluster);
         for name in cluster.nodes().keys() {
-            nodes.ensure(name).set_desired(desired::all(&cluster, name));
+            nodes.ensure(name).set_desired(entries.all(name));
         }
         let (probe_at, ticked_at) = (None, UnixMillis(0));
         let engine = Self {
@@ -370,8 +371,9 @@ impl Engine {
         let old = self.published.borrow().clone();
         let snapshot = changed.then(|| Arc::new(old.next(&self.cluster, nodes)));
         let mut desired = Edits::new();
+        let mut entries = Entries::new(&self.cluster);
         for unit in units {
-            desired::add(&mut desired, &self.cluster, unit);
+            entries.add(&mut desired, unit);
         }
         let news = units.iter().flat_map(Unit::news).collect();
         Seen { snapshot, news, desired }

@@ -65,8 +65,11 @@ struct Format {
 
 /// The record as it is stored under `key`.
 pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, RecordError> {
-    serde_json::to_vec(&Written { format: FORMAT, value })
-        .map_err(|source| RecordError::Unwritable { key: key.to_owned(), source })
+    // Room for a common session, which would else grow its buffer three times.
+    let mut bytes = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut bytes, &Written { format: FORMAT, value })
+        .map_err(|source| RecordError::Unwritable { key: key.to_owned(), source })?;
+    Ok(bytes)
 }
 
 /// Reads the record stored under `key`.

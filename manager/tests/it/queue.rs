@@ -86,6 +86,8 @@ async fn a_gang_is_told_who_leads_it_and_what_its_maker_says_of_that_does_not_co
         assert_eq!(env["FGPU_CLUSTER_INDEX"], index.to_string());
         assert_eq!(env["FGPU_CLUSTER_ROLE"], roles[index]);
         assert_eq!(env["FGPU_CLUSTER_SIZE"], "2");
+        let hosts: Vec<&str> = env["FGPU_CLUSTER_HOSTS"].split(',').collect();
+        assert_eq!(hosts, [env["FGPU_CLUSTER_HEAD"].as_str(); 2], "each member, on one node");
     }
     let request = Some(Members::GangSize(0));
     let refused = create(&manager, manager.bearer(), self::spec(1), request).await.unwrap_err();
