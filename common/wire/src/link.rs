@@ -1,4 +1,4 @@
-//! The agents' stream as a manager speaks it: the messages of [`v1`](crate::v1), with the parts that
+//! The agents' stream as a manager speaks it: the messages of [`v1`], with the parts that
 //! are many or seldom read left encoded.
 //!
 //! What a node shall have is sent again whole with every change, so each of its sessions is encoded
