@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -54,6 +54,8 @@ pub(crate) struct Seen {
     desired: v1::DesiredState,
     links: Vec<Outbound>,
     channels: HashMap<String, oneshot::Sender<ChannelEnd>>,
+    /// Told of everything that is heard.
+    heard: Arc<Notify>,
 }
 
 /// The manager's end of a channel.
@@ -79,6 +81,7 @@ impl Manager {
             desired: v1::DesiredState { epoch: 1, generation: 1, sessions: Vec::new() },
             links: Vec::new(),
             channels: HashMap::new(),
+            heard: Arc::default(),
         }));
         let service = AgentServiceServer::new(Service(state.clone()));
         let serve = tonic::transport::Server::builder()
@@ -126,12 +129,18 @@ impl Manager {
 
     /// Waits until what it was told is as `wanted`.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Seen) -> bool) {
-        let poll = async {
-            while !wanted(&self.seen()) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let heard = self.seen().heard.clone();
+        let reached = async {
+            loop {
+                // Asked for first, so that nothing said in between is missed.
+                let more = heard.notified();
+                if wanted(&self.seen()) {
+                    return;
+                }
+                more.await;
             }
         };
-        if tokio::time::timeout(DEADLINE, poll).await.is_err() {
+        if tokio::time::timeout(DEADLINE, reached).await.is_err() {
             let seen = self.seen();
             panic!("never {what}: {:#?} after {:?}", seen.reports, seen.registers.last());
         }
@@ -227,6 +236,7 @@ impl AgentService for Service {
         {
             let mut seen = self.0.lock().unwrap();
             seen.bearer = bearer;
+            seen.heard.notify_waiters();
             if let Some(refusal) = seen.refusal.clone() {
                 return Err(refusal.into());
             }
@@ -248,7 +258,12 @@ impl AgentService for Service {
         let (state, weak) = (self.0.clone(), out.downgrade());
         tokio::spawn(async move {
             while let Ok(Some(v1::AgentMessage { message: Some(told) })) = up.message().await {
-                let answer = state.lock().unwrap().take(told);
+                let answer = {
+                    let mut seen = state.lock().unwrap();
+                    let answer = seen.take(told);
+                    seen.heard.notify_waiters();
+                    answer
+                };
                 // A link that was hung up is not answered any more.
                 let Some(out) = weak.upgrade() else { return };
                 if let Some(answer) = answer {

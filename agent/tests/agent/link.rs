@@ -19,9 +19,7 @@ use fgpu_wire::v1;
 use fgpu_wire::v1::channel_down::Message as Down;
 use fgpu_wire::v1::open_channel::Purpose;
 use fgpu_wire::v1::session_report::State;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -31,7 +29,15 @@ const NAME_A: &str = "fgpu-aaaaaaaa-1";
 /// Two devices that do nothing; asking what they do can be made to hang.
 #[derive(Default)]
 struct Idle {
-    hangs: AtomicBool,
+    hangs: Mutex<bool>,
+    goes_on: Condvar,
+}
+
+impl Idle {
+    fn hang(&self, hangs: bool) {
+        *self.hangs.lock().unwrap() = hangs;
+        self.goes_on.notify_all();
+    }
 }
 
 impl Accelerator for Idle {
@@ -54,9 +60,8 @@ impl Accelerator for Idle {
     }
 
     fn usage(&self) -> Result<Vec<DeviceUsage>, AcceleratorError> {
-        while self.hangs.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let hangs = self.hangs.lock().unwrap();
+        drop(self.goes_on.wait_while(hangs, |hangs| *hangs).unwrap());
         let idle = |uuid: &str| DeviceUsage {
             uuid: uuid.parse().unwrap(),
             memory_used: MemoryBytes::ZERO,
@@ -276,7 +281,7 @@ async fn a_driver_or_an_engine_that_hangs_does_not_stop_heartbeats() {
     manager.runs(&id(A, 1)).await;
 
     node.engine.set_stats_hang(true);
-    node.accelerator.hangs.store(true, Ordering::SeqCst);
+    node.accelerator.hang(true);
     let before = manager.seen().heartbeats.len();
     manager.until("ten more", |seen| seen.heartbeats.len() >= before + 10).await;
     manager
@@ -286,7 +291,7 @@ async fn a_driver_or_an_engine_that_hangs_does_not_stop_heartbeats() {
         .await;
 
     assert_eq!(manager.seen().registers.len(), 1, "the link held");
-    node.accelerator.hangs.store(false, Ordering::SeqCst);
+    node.accelerator.hang(false);
     agent.stop().await.unwrap();
 }
 
