@@ -13,7 +13,7 @@ use crate::output::{self, Format, ListArgs, OutputArgs, Table};
 use crate::parse;
 use crate::progress::Progress;
 use crate::sessions;
-use crate::view::{self, NodeView};
+use crate::view::{self, DeviceView, NodeView};
 
 /// `fgpu node …`
 #[derive(Debug, Subcommand)]
@@ -182,8 +182,8 @@ pub(crate) fn table(nodes: &[NodeView], now_ms: u64) -> Table {
         "SEEN",
     ]);
     for node in nodes {
-        let free: u64 = node.devices.iter().map(|device| device.free_fgpu_milli).sum();
-        let all: u64 = node.devices.iter().map(|device| device.capacity_fgpu_milli).sum();
+        let free: u64 = cards(node).map(|device| device.free_fgpu_milli).sum();
+        let all: u64 = cards(node).map(|device| device.capacity_fgpu_milli).sum();
         table.row([
             node.name.clone(),
             state(node),
@@ -227,10 +227,15 @@ fn state(node: &NodeView) -> String {
     }
 }
 
+/// Devices, without their MIG instances, which are parts of them.
+fn cards(node: &NodeView) -> impl Iterator<Item = &DeviceView> {
+    node.devices.iter().filter(|device| device.mig_card.is_none())
+}
+
 /// `8 x H100-80GB (simulated)`
 fn models(node: &NodeView) -> String {
     let mut counts: Vec<(String, u32)> = Vec::new();
-    for device in &node.devices {
+    for device in cards(node) {
         let simulated = if device.simulated { " (simulated)" } else { "" };
         let model = format!("{}{simulated}", device.model);
         match counts.iter_mut().find(|(known, _)| *known == model) {

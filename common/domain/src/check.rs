@@ -190,14 +190,13 @@ fn check_node(cluster: &Cluster, node: &Node, sum: &Sum<'_>, broken: &mut Vec<Br
         broken.push(Broken::NodeOvercommitted { node: name.clone(), cpu, memory });
     }
     for (uuid, (session, given)) in &sum.devices {
-        match node.device(uuid) {
+        match node.units(uuid, &cluster.settings().units) {
             None => broken.push(Broken::UnknownDevice {
                 session: (*session).clone(),
                 node: name.clone(),
                 device: (*uuid).clone(),
             }),
-            Some(device) => {
-                let units = cluster.settings().units.units_of(&device.model, device.memory);
+            Some(units) => {
                 if !given.fits(units.whole()) {
                     broken.push(Broken::DeviceOvercommitted {
                         node: name.clone(),

@@ -27,6 +27,7 @@ pub(crate) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> Node
         numa_node: None,
         nvlink_peers: Vec::new(),
         sessions: 0,
+        mig: None,
     };
     NodeView {
         name: name_of(name),
