@@ -136,4 +136,6 @@ mod tests_explain;
 #[cfg(test)]
 mod tests_history;
 #[cfg(test)]
+mod tests_mig;
+#[cfg(test)]
 mod tests_unmet;
