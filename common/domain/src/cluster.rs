@@ -40,6 +40,8 @@ mod tests_faults;
 #[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
+mod tests_mig;
+#[cfg(test)]
 mod tests_moves;
 #[cfg(test)]
 mod tests_preempt;

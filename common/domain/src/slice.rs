@@ -213,6 +213,16 @@ pub enum SliceError {
         /// The profiles there are, and on how many nodes.
         available: String,
     },
+    /// More MIG instances than any node has.
+    #[error("{asked} is more than any node has: the most is {most}")]
+    MoreInstancesThanAnyNode {
+        /// What was asked.
+        asked: String,
+        /// The profile.
+        profile: MigProfile,
+        /// The most one node has.
+        most: usize,
+    },
     /// More than any node has even when empty.
     #[error("{asked} is more than any node holds: the most is {most}")]
     MoreThanAnyNode {
@@ -314,11 +324,16 @@ impl GpuRequest {
             held.truncate(1);
         }
         if held.is_empty() {
-            let most = match &self.mig {
-                Some(_) => format!("{widest} on one node"),
-                None => most_held(nodes),
-            };
-            return Err(SliceError::MoreThanAnyNode { asked: self.to_string(), most });
+            return Err(match &self.mig {
+                Some(profile) => SliceError::MoreInstancesThanAnyNode {
+                    asked: self.to_string(),
+                    profile: profile.clone(),
+                    most: widest,
+                },
+                None => {
+                    SliceError::MoreThanAnyNode { asked: self.to_string(), most: most_held(nodes) }
+                }
+            });
         }
         Ok(DevicePlan { counts: held, split })
     }

@@ -1,14 +1,13 @@
 //! Random clusters and histories, checked against sums kept apart from the view.
 
-use super::testing::{name_of, node_of, view};
+use super::testing::{LARGE, SMALL, name_of, node_of, partition, view};
 use super::*;
-use crate::slice::{ComputeRequest, GpuAmount, GpuRequest, Grant, Isolation, MigOrigin, Split};
+use crate::slice::{ComputeRequest, GpuAmount, GpuRequest, Grant, Isolation, Split};
 use crate::units::{ComputeMilli, Fgpu};
 use proptest::prelude::*;
 use std::num::NonZeroU32;
 
-/// Profiles of MIG instances, with their part of the card in eighths.
-const PROFILES: [(&str, u64); 2] = [("1g.10gb", 1), ("3g.40gb", 4)];
+const PROFILES: [&str; 2] = [SMALL, LARGE];
 
 const MODELS: [(&str, u64); 3] = [("H100", 80), ("A100", 40), ("T4", 15)];
 
@@ -41,8 +40,8 @@ pub(super) fn cluster() -> impl Strategy<Value = View> {
                         .units_of(model, MemoryBytes::mib(memory * 1024 - 7));
                     (odd.units, odd.free) = (units, units.whole());
                 }
-                if at % 2 == 1 {
-                    partition(&mut node);
+                if at % 2 == 1 && devices > 0 {
+                    node = partition(node, &[&[SMALL, SMALL, LARGE]]);
                 }
                 node
             },
@@ -50,34 +49,12 @@ pub(super) fn cluster() -> impl Strategy<Value = View> {
     })
 }
 
-/// Makes the last card of a node one that is given in MIG instances.
-fn partition(node: &mut NodeView) {
-    let Some(card) = node.devices.last_mut() else { return };
-    card.blocked = Some(DeviceBlock::MigEnabled);
-    let card = card.clone();
-    for (at, (profile, eighths)) in [0, 0, 1].map(|at: usize| PROFILES[at]).into_iter().enumerate()
-    {
-        let memory = MemoryBytes(card.units.memory.0 * eighths / 8);
-        let policy = crate::slice::UnitPolicy::default();
-        let units = policy.units_of_instance(&card.model, card.units.memory, memory);
-        node.devices.push(DeviceView {
-            uuid: format!("MIG-{}-{at}", node.name).parse().unwrap(),
-            index: 10 + u32::try_from(at).unwrap(),
-            units,
-            free: units.whole(),
-            blocked: None,
-            mig: Some(MigOrigin { profile: profile.to_owned(), card: card.uuid.clone() }),
-            ..card.clone()
-        });
-    }
-}
-
 fn gpu() -> impl Strategy<Value = GpuRequest> {
     let instances =
         (0_usize..PROFILES.len(), 1_u32..4, proptest::option::weighted(0.2, 0_usize..3));
     let instances = instances.prop_map(|(profile, count, model)| GpuRequest {
         models: model.map(|model| MODELS[model].0.to_owned()).into_iter().collect(),
-        ..GpuRequest::mig(PROFILES[profile].0.parse().unwrap(), NonZeroU32::new(count).unwrap())
+        ..GpuRequest::mig(PROFILES[profile].parse().unwrap(), NonZeroU32::new(count).unwrap())
     });
     prop_oneof![4 => of_devices(), 1 => instances]
 }

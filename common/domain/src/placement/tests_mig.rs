@@ -2,42 +2,9 @@
 
 use super::testing::*;
 use super::*;
-use crate::slice::{GpuRequest, Grant, Isolation, MigOrigin, Slice, SliceError, UnitPolicy};
+use crate::slice::{GpuRequest, Grant, Isolation, Slice, SliceError, UnitPolicy};
 use crate::units::Fgpu;
 use std::num::NonZeroU32;
-
-const SMALL: &str = "1g.10gb";
-const LARGE: &str = "3g.40gb";
-
-/// A node with `cards` ordinary cards, and one more card for each list of profiles.
-fn partitioned(name: &str, cards: usize, lists: &[&[&str]]) -> NodeView {
-    let mut node = node(name, cards + lists.len());
-    let mut index = 100;
-    for (at, profiles) in lists.iter().enumerate() {
-        let card = &mut node.devices[cards + at];
-        card.blocked = Some(DeviceBlock::MigEnabled);
-        let card = card.clone();
-        for profile in *profiles {
-            let gib = if *profile == SMALL { 10 } else { 40 };
-            let units = UnitPolicy::default().units_of_instance(
-                &card.model,
-                card.units.memory,
-                MemoryBytes::gib(gib),
-            );
-            node.devices.push(DeviceView {
-                uuid: format!("MIG-{name}-{at}-{index}").parse().unwrap(),
-                index,
-                units,
-                free: units.whole(),
-                blocked: None,
-                mig: Some(MigOrigin { profile: (*profile).into(), card: card.uuid.clone() }),
-                ..card.clone()
-            });
-            index += 1;
-        }
-    }
-    node
-}
 
 fn instances(profile: &str, count: u32) -> Request {
     let count = NonZeroU32::new(count).unwrap();
@@ -166,10 +133,7 @@ fn several_instances_lie_on_one_node_and_a_node_without_enough_is_passed_over() 
 
     let refused = refuse(&instances(SMALL, 4), &view);
     let said = refused.impossible.unwrap().to_string();
-    assert_eq!(
-        said,
-        "4 MIG instances of 1g.10gb is more than any node holds: the most is 3 on one node"
-    );
+    assert_eq!(said, "4 MIG instances of 1g.10gb is more than any node has: the most is 3");
 }
 
 #[test]

@@ -245,7 +245,11 @@ impl SpecError {
             Self::Field { field, .. } => field,
             Self::Slice(SliceError::Zero { what }) => what,
             Self::Slice(SliceError::NoSuchModel { .. }) => "--gpu-model",
-            Self::Slice(SliceError::NoSuchProfile { .. } | SliceError::PartOfMig { .. }) => "--mig",
+            Self::Slice(
+                SliceError::NoSuchProfile { .. }
+                | SliceError::PartOfMig { .. }
+                | SliceError::MoreInstancesThanAnyNode { .. },
+            ) => "--mig",
             Self::Slice(SliceError::WholeCount { .. } | SliceError::TooFewQuanta { .. }) => {
                 "--devices"
             }

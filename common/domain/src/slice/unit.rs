@@ -96,7 +96,7 @@ impl UnitPolicy {
     pub fn check(&self, request: &GpuRequest) -> Result<(), SliceError> {
         let devices = request.devices.map_or(1, NonZeroU32::get);
         if let Some(profile) = &request.mig
-            && (request.split.is_some() || !matches!(request.amount, GpuAmount::Whole(_)))
+            && !matches!(request.amount, GpuAmount::Whole(_))
         {
             return Err(SliceError::PartOfMig { profile: profile.clone() });
         }
