@@ -251,7 +251,10 @@ fn models(node: &NodeView) -> String {
 /// What enforces a part of a device here; `shared` where nothing does.
 fn levels(node: &NodeView) -> String {
     let shared = node.runtime.allow_shared.then(|| "shared".to_owned());
-    let all: Vec<_> = node.runtime.enforcers.iter().cloned().chain(shared).collect();
+    let instances = node.devices.iter().any(|device| device.mig_card.is_some());
+    let mig = instances.then(|| "mig".to_owned());
+    let all: Vec<_> =
+        mig.into_iter().chain(node.runtime.enforcers.iter().cloned()).chain(shared).collect();
     if all.is_empty() { "whole".to_owned() } else { all.join(", ") }
 }
 
@@ -376,6 +379,19 @@ mod tests {
             "NAME  STATE  DEVICES                    FREE FGPU  CPU       MEMORY            SESSIONS  RUNTIME  ISOLATION  SEEN\n\
              a1    ready  2 x H100-80GB (simulated)  15 of 20   7.5 of 8  16 GiB of 16 GiB  0         process  shared     2s ago\n"
         );
+    }
+
+    #[test]
+    fn instances_are_told_by_their_level_and_not_counted_beside_their_card() {
+        let mut node = node();
+        let mut instance = node.devices[0].clone();
+        instance.mig_card = Some("SIM-1".to_owned());
+        node.devices.push(instance);
+
+        let listed = table(&[node], 3_000).render();
+
+        assert!(listed.contains("2 x H100-80GB") && listed.contains("15 of 20"), "{listed}");
+        assert!(listed.contains("mig, shared"), "{listed}");
     }
 
     #[test]
