@@ -37,7 +37,7 @@ fn link() -> manual::Service {
         .input_type("crate::v1::ChannelUp")
         .output_type("crate::v1::ChannelDown");
     let method = |builder: manual::MethodBuilder| {
-        let codec = "tonic_prost::ProstCodec";
+        let codec = "crate::link::LinkCodec";
         builder.codec_path(codec).client_streaming().server_streaming().build()
     };
     let service = manual::Service::builder().name("AgentService").package("fgpu.v1");

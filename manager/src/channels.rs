@@ -84,7 +84,7 @@ impl Channels {
         self.lock().insert(id.clone(), Waiting { end: AgentEnd { up, down }, arrived });
         let _forget = Forget(self, id.clone());
         let request = v1::OpenChannel { channel_id: id, purpose: Some(purpose) };
-        match link.channels.try_send(request) {
+        match link.channels.try_send(Box::new(request)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 let message = format!("node {node} has too many requests waiting");

@@ -63,7 +63,7 @@ pub(crate) struct NodeCell {
 pub(crate) struct LinkHandle {
     pub(crate) id: u64,
     pub(crate) agent_id: String,
-    pub(crate) channels: mpsc::Sender<v1::OpenChannel>,
+    pub(crate) channels: mpsc::Sender<Box<v1::OpenChannel>>,
     /// Cancelled when another connection of the same agent takes its place.
     pub(crate) replaced: CancellationToken,
 }

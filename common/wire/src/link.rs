@@ -9,6 +9,9 @@
 use crate::v1;
 use bytes::Bytes;
 use prost::Message;
+use std::marker::PhantomData;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// A [`v1::AgentMessage`] whose heartbeat is left encoded.
 #[derive(Clone, PartialEq, Message)]
@@ -90,6 +93,41 @@ struct HeartbeatHead {
 /// When it is not a message at all.
 pub fn heartbeat_sequence(heartbeat: &[u8]) -> Result<u64, prost::DecodeError> {
     Ok(HeartbeatHead::decode(heartbeat)?.sequence)
+}
+
+/// [`ProstCodec`] with small buffers, which grow with the message. A stream keeps both for as long as
+/// it lives, a manager has a stream for every node, and most messages are far below 1 KiB.
+#[derive(Debug, Clone)]
+pub struct LinkCodec<T, U>(PhantomData<(T, U)>);
+
+/// What a stream's buffers begin with and grow by, bytes.
+const BUFFER_BYTES: usize = 1 << 10;
+/// Encoded bytes after which they are sent, even if more messages are there: as `tonic` has it.
+const SEND_AT_BYTES: usize = 32 << 10;
+
+impl<T, U> Default for LinkCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for LinkCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, SEND_AT_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, SEND_AT_BYTES))
+    }
 }
 
 /// The service of the contract, for these messages.

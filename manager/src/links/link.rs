@@ -64,7 +64,8 @@ async fn talk(
     let node = registered.cell.name.clone();
     tracing::info!(%node, agent = registered.link.agent_id, "agent connected");
     let (cell, id) = (Arc::clone(&registered.cell), registered.link.id);
-    let result = Link::new(term, registered).run(inbound, out).await;
+    // By reference: what an async function takes by value, it holds twice.
+    let result = Link::new(term, registered).run(&mut inbound, out).await;
     cell.detach(id);
     let snapshot = term.engine.snapshot();
     term.nodes.retain(|name| snapshot.nodes.contains_key(name));
@@ -102,8 +103,8 @@ impl Link {
     }
 
     async fn run(
-        mut self,
-        mut inbound: Streaming<AgentMessage>,
+        &mut self,
+        inbound: &mut Streaming<AgentMessage>,
         out: &Out,
     ) -> Result<(), CallError> {
         // Made once: to wait anew with every message would cost more than the message.

@@ -14,7 +14,7 @@ pub(super) struct Outbox {
     welcome: Option<v1::Welcome>,
     welcomed: bool,
     ack: Option<u64>,
-    channels: VecDeque<v1::OpenChannel>,
+    channels: VecDeque<Box<v1::OpenChannel>>,
     desired: Option<DesiredUpdate>,
 }
 
@@ -39,7 +39,7 @@ impl Outbox {
         self.desired = Some(update);
     }
 
-    pub(super) fn channel(&mut self, request: v1::OpenChannel) {
+    pub(super) fn channel(&mut self, request: Box<v1::OpenChannel>) {
         self.channels.push_back(request);
     }
 
@@ -63,7 +63,7 @@ impl Outbox {
         } else if let Some(sequence) = self.ack.take() {
             Down::Ack(v1::HeartbeatAck { sequence })
         } else if let Some(request) = self.channels.pop_front() {
-            Down::OpenChannel(request)
+            Down::OpenChannel(*request)
         } else {
             Down::Desired(desired_state(&self.desired.take()?, epoch))
         };
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(names(&mut outbox), Vec::<&str>::new());
 
         outbox.welcome(v1::Welcome::default());
-        outbox.channel(v1::OpenChannel::default());
+        outbox.channel(Box::default());
 
         assert_eq!(names(&mut outbox), ["welcome", "ack", "channel", "desired"]);
         assert!(outbox.is_empty());

@@ -19,7 +19,7 @@ pub(super) struct Registered {
     pub(super) cell: Arc<NodeCell>,
     pub(super) link: LinkHandle,
     pub(super) agent_version: String,
-    pub(super) channels: mpsc::Receiver<v1::OpenChannel>,
+    pub(super) channels: mpsc::Receiver<Box<v1::OpenChannel>>,
     pub(super) input: Input,
     /// Whether the store already knows this very agent.
     pub(super) known: bool,
