@@ -39,8 +39,9 @@ pub trait Accelerator: Send + Sync {
     /// [`AcceleratorError`] when the accelerator as a whole does not answer; never for one device.
     fn discover(&self) -> Result<Vec<Device>, AcceleratorError>;
 
-    /// What each device of the last [`discover`](Self::discover) is doing: cheap enough for every
-    /// heartbeat. A device that does not answer is in it with nothing measured.
+    /// What each device of the last [`discover`](Self::discover) is doing, and behind them each MIG
+    /// instance: cheap enough for every heartbeat. A device that does not answer is in it with nothing
+    /// measured.
     ///
     /// # Errors
     /// As [`discover`](Self::discover).

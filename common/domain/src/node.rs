@@ -120,6 +120,16 @@ impl RuntimeFacts {
     }
 }
 
+impl Inventory {
+    /// Everything slices may lie on: the devices and their MIG instances.
+    pub fn slots(&self) -> impl Iterator<Item = &DeviceUuid> {
+        self.devices.iter().flat_map(|device| {
+            let instances = device.instances().iter().map(|instance| &instance.uuid);
+            std::iter::once(&device.uuid).chain(instances)
+        })
+    }
+}
+
 impl Node {
     /// The labels in force: the agent's own, overridden by those set through the API.
     #[must_use]
@@ -133,14 +143,6 @@ impl Node {
     #[must_use]
     pub fn device(&self, uuid: &DeviceUuid) -> Option<&Device> {
         self.inventory.devices.iter().find(|device| device.uuid == *uuid)
-    }
-
-    /// Everything slices may lie on: its devices and their MIG instances.
-    pub fn slots(&self) -> impl Iterator<Item = &DeviceUuid> {
-        self.inventory.devices.iter().flat_map(|device| {
-            std::iter::once(&device.uuid)
-                .chain(device.instances().iter().map(|instance| &instance.uuid))
-        })
     }
 
     /// The units of the device, or the MIG instance, with this UUID, if the node has it.

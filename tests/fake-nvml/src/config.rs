@@ -257,6 +257,9 @@ pub struct MigInstanceConfig {
     pub profile: Option<String>,
     /// Memory, MiB.
     pub memory_mib: u64,
+    /// Memory in use, bytes.
+    #[serde(default)]
+    pub memory_used: u64,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Compute slices of its GPU instance, 1 to 7.

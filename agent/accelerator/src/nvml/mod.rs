@@ -197,13 +197,22 @@ impl Accelerator for NvmlAccelerator {
     fn usage(&self) -> Result<Vec<DeviceUsage>, AcceleratorError> {
         let memory = self.memory();
         let sweep = Sweep::of(&self.nvml, &memory.known)?;
-        Ok(memory
-            .by_index()
-            .map(|known| match sweep.find(&known.uuid) {
-                Some(Seen::Present { device, .. }) => usage::measure(&known.uuid, device),
-                Some(Seen::Failed { .. }) | None => usage::nothing(&known.uuid),
-            })
-            .collect())
+        let (mut cards, mut instances) = (Vec::new(), Vec::new());
+        for known in memory.by_index() {
+            let of_card = known.instances().iter().map(|instance| &instance.uuid);
+            match sweep.find(&known.uuid) {
+                Some(Seen::Present { device, .. }) => {
+                    cards.push(usage::measure(&known.uuid, device));
+                    instances.extend(usage::measure_instances(of_card, device));
+                }
+                Some(Seen::Failed { .. }) | None => {
+                    cards.push(usage::nothing(&known.uuid));
+                    instances.extend(of_card.map(usage::nothing));
+                }
+            }
+        }
+        cards.append(&mut instances);
+        Ok(cards)
     }
 
     fn health(&self) -> Result<Vec<(DeviceUuid, DeviceHealth)>, AcceleratorError> {

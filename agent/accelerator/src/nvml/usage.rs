@@ -23,12 +23,47 @@ pub(super) fn measure(uuid: &DeviceUuid, device: &nvml_wrapper::Device<'_>) -> D
         utilization_milli: utilization.map(|rates| rates.gpu.min(100) * 10),
         temperature_celsius: optional("temperature", device.temperature(TemperatureSensor::Gpu)),
         power_milliwatts: optional("power", device.power_usage()).map(u64::from),
-        processes: merge([
-            list("compute processes", || device.running_compute_processes()),
-            list("graphics processes", || device.running_graphics_processes()),
-            list("MPS processes", || device.mps_running_compute_processes()),
-        ]),
+        processes: processes(device),
     }
+}
+
+/// What the MIG instances of `card` tell now, of those known by their UUIDs: memory and processes. An
+/// instance has no temperature, power or utilization of its own.
+pub(super) fn measure_instances<'a>(
+    known: impl Iterator<Item = &'a DeviceUuid>,
+    card: &nvml_wrapper::Device<'_>,
+) -> Vec<DeviceUsage> {
+    let mut known = known.peekable();
+    if known.peek().is_none() {
+        return Vec::new();
+    }
+    let most = optional("number of MIG devices", card.mig_device_count()).unwrap_or(0);
+    let handles: Vec<_> = (0..most)
+        .filter_map(|index| card.mig_device_by_index(index).ok())
+        .filter_map(|handle| Some((handle.uuid().ok()?, handle)))
+        .collect();
+    let measured = known.map(|uuid| {
+        let found = handles.iter().find(|(own, _)| own == uuid.as_str());
+        found.map_or_else(|| nothing(uuid), |(_, handle)| measure_instance(uuid, handle))
+    });
+    measured.collect()
+}
+
+fn measure_instance(uuid: &DeviceUuid, instance: &nvml_wrapper::Device<'_>) -> DeviceUsage {
+    let memory = optional("memory of a MIG instance", instance.memory_info());
+    DeviceUsage {
+        memory_used: memory.map(|memory| MemoryBytes(memory.used)).unwrap_or_default(),
+        processes: processes(instance),
+        ..nothing(uuid)
+    }
+}
+
+fn processes(device: &nvml_wrapper::Device<'_>) -> Vec<ProcessUsage> {
+    merge([
+        list("compute processes", || device.running_compute_processes()),
+        list("graphics processes", || device.running_graphics_processes()),
+        list("MPS processes", || device.mps_running_compute_processes()),
+    ])
 }
 
 /// For a device that does not answer: nothing measured.

@@ -74,6 +74,8 @@ struct Instance {
     #[serde(default, deserialize_with = "size")]
     memory: Option<MemoryBytes>,
     multiprocessors: Option<u32>,
+    #[serde(default, deserialize_with = "size")]
+    memory_used: Option<MemoryBytes>,
 }
 
 #[derive(Deserialize)]
@@ -188,6 +190,7 @@ fn instance(model: &str, given: &Instance) -> Result<SimulatedInstance, SpecErro
         || named?.0.parse::<u32>().ok()?.checked_mul(models::multiprocessors_per_slice(model)?);
     Ok(SimulatedInstance {
         profile: given.profile.clone(),
+        memory_used: given.memory_used.unwrap_or_default(),
         memory: given.memory.or_else(gigabytes).ok_or_else(|| missing("its memory", "memory"))?,
         multiprocessors: given
             .multiprocessors

@@ -64,6 +64,7 @@ struct SimulatedInstance {
     profile: String,
     memory: MemoryBytes,
     multiprocessors: u32,
+    memory_used: MemoryBytes,
 }
 
 impl SimulatedAccelerator {
@@ -110,6 +111,17 @@ impl SimulatedAccelerator {
             .zip(devices)
             .map(|(index, device)| (index, uuid("SIM", &self.seed, &[index]), device))
             .collect())
+    }
+
+    fn instance_usage(&self, index: u32, number: u32, instance: &SimulatedInstance) -> DeviceUsage {
+        DeviceUsage {
+            uuid: uuid("MIG", &self.seed, &[index, number]),
+            memory_used: instance.memory_used,
+            utilization_milli: None,
+            temperature_celsius: None,
+            power_milliwatts: None,
+            processes: Vec::new(),
+        }
     }
 
     fn mig(&self, index: u32, device: &SimulatedDevice) -> MigState {
@@ -166,17 +178,26 @@ impl Accelerator for SimulatedAccelerator {
 
     fn usage(&self) -> Result<Vec<DeviceUsage>, AcceleratorError> {
         let devices = self.identified()?;
-        Ok(devices
-            .into_iter()
-            .map(|(_, uuid, device)| DeviceUsage {
-                uuid,
-                memory_used: device.memory_used,
-                utilization_milli: Some(device.utilization_milli),
-                temperature_celsius: device.temperature_celsius,
-                power_milliwatts: device.power_milliwatts,
-                processes: device.processes,
+        let instances: Vec<DeviceUsage> = devices
+            .iter()
+            .flat_map(|(index, _, device)| {
+                let made = match &device.mig {
+                    Some(Mig::Enabled(made)) => made.as_slice(),
+                    Some(Mig::Disabled) | None => &[],
+                };
+                let number = (0_u32..).zip(made);
+                number.map(|(number, instance)| self.instance_usage(*index, number, instance))
             })
-            .collect())
+            .collect();
+        let cards = devices.into_iter().map(|(_, uuid, device)| DeviceUsage {
+            uuid,
+            memory_used: device.memory_used,
+            utilization_milli: Some(device.utilization_milli),
+            temperature_celsius: device.temperature_celsius,
+            power_milliwatts: device.power_milliwatts,
+            processes: device.processes,
+        });
+        Ok(cards.chain(instances).collect())
     }
 
     fn health(&self) -> Result<Vec<(DeviceUuid, DeviceHealth)>, AcceleratorError> {

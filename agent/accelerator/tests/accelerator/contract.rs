@@ -2,7 +2,7 @@
 
 use crate::{Rig, h100s};
 use fgpu_accelerator::{Accelerator, AcceleratorSpec, open};
-use fgpu_domain::device::{Device, MigState};
+use fgpu_domain::device::{Device, MigState, with_instances};
 use fgpu_testkit::nvml::FakeNvml;
 use fgpu_testkit::nvml::config::{Config, DeviceConfig, MigConfig, MigInstanceConfig};
 use std::collections::BTreeSet;
@@ -21,8 +21,9 @@ fn check(accelerator: &dyn Accelerator, expected: usize) {
 
     let usage = accelerator.usage().unwrap();
     let used: Vec<_> = usage.iter().map(|usage| &usage.uuid).collect();
-    let listed: Vec<_> = devices.iter().map(|device| &device.uuid).collect();
-    assert_eq!(used, listed, "usage covers exactly the devices, in their order");
+    let all = with_instances(&devices);
+    let listed: Vec<_> = all.iter().map(|device| &device.uuid).collect();
+    assert_eq!(used, listed, "usage covers exactly the devices and instances, in their order");
     let health = accelerator.health().unwrap();
     let judged: Vec<_> = health.iter().map(|(uuid, health)| (uuid, health)).collect();
     let found: Vec<_> = devices.iter().map(|device| (&device.uuid, &device.health)).collect();
@@ -59,6 +60,7 @@ fn varied() -> Config {
         uuid: format!("MIG-{number}"),
         profile: Some("1g.5gb".to_owned()),
         memory_mib: 4864,
+        memory_used: 0,
         multiprocessors: 14,
         slices: 1,
     };

@@ -74,6 +74,7 @@ fn mig_instances_are_listed_with_profile_and_size() {
             uuid: uuid.to_owned(),
             profile: profile.map(str::to_owned),
             memory_mib,
+            memory_used: 0,
             multiprocessors,
             slices,
         }

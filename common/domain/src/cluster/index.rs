@@ -145,7 +145,7 @@ impl Index {
         if node.inventory.devices.iter().any(leaves) {
             self.leaving.insert(node.name.clone());
         }
-        for device in node.slots() {
+        for device in node.inventory.slots() {
             let owners = self.by_device.entry(device.clone()).or_default();
             owners.insert(node.name.clone());
         }
@@ -154,7 +154,7 @@ impl Index {
     fn forget_node(&mut self, node: &Node) {
         self.runtimes.remove(node);
         self.leaving.remove(&node.name);
-        for device in node.slots() {
+        for device in node.inventory.slots() {
             if let Some(owners) = self.by_device.get_mut(device) {
                 owners.remove(&node.name);
                 if owners.is_empty() {

@@ -71,14 +71,14 @@ impl Cluster {
 
     /// A device belongs to one node.
     fn check_devices(&self, name: &NodeName, inventory: &Inventory) -> Result<(), Refusal> {
-        for device in &inventory.devices {
-            let owners = self.index.by_device.get(&device.uuid).into_iter().flatten();
+        for device in inventory.slots() {
+            let owners = self.index.by_device.get(device).into_iter().flatten();
             let other = owners
                 .filter(|other| *other != name)
                 .find(|other| self.liveness(other) == Liveness::Live);
             if let Some(other) = other {
                 return Err(Refusal::DeviceTaken {
-                    device: device.uuid.clone(),
+                    device: device.clone(),
                     node: name.clone(),
                     other: other.clone(),
                 });
@@ -90,19 +90,26 @@ impl Cluster {
     /// A device, or a MIG instance, that is no longer reported but still holds slices stays, as
     /// unhealthy: what is held on it must not be forgotten.
     fn keep_held_devices(&self, known: &Node, mut inventory: Inventory) -> Inventory {
-        let held = self.held_devices(&known.name);
+        let reported: BTreeSet<DeviceUuid> = inventory.slots().cloned().collect();
+        let mut lost = self.held_devices(&known.name);
+        lost.retain(|uuid| !reported.contains(*uuid));
         for card in &mut inventory.devices {
             let before = known.device(&card.uuid).map(Device::instances).unwrap_or_default();
-            keep_held_instances(card, before, &held);
+            keep_instances(card, before, &lost);
         }
         let missing = known.inventory.devices.iter().filter(|device| {
             let own = device.instances().iter().map(|instance| &instance.uuid);
-            own.chain([&device.uuid]).any(|uuid| held.contains(uuid))
-                && !inventory.devices.iter().any(|reported| reported.uuid == device.uuid)
+            own.chain([&device.uuid]).any(|uuid| lost.contains(uuid))
+                && !reported.contains(&device.uuid)
         });
         let mut kept: Vec<Device> = missing.cloned().collect();
         for device in &mut kept {
             device.health = gone();
+            if let MigState::Enabled { instances } | MigState::Leaving { instances } =
+                &mut device.mig
+            {
+                instances.retain(|instance| lost.contains(&instance.uuid));
+            }
             while inventory.devices.iter().any(|other| other.index == device.index) {
                 device.index += 1;
             }
@@ -293,12 +300,9 @@ impl Cluster {
     }
 }
 
-/// The instances of `before` that are held and no longer reported stay on their card.
-fn keep_held_instances(card: &mut Device, before: &[MigInstance], held: &BTreeSet<&DeviceUuid>) {
-    let missing = before.iter().filter(|instance| {
-        held.contains(&instance.uuid)
-            && !card.instances().iter().any(|reported| reported.uuid == instance.uuid)
-    });
+/// The instances of `before` that are held and no longer reported, `lost`, stay on their card.
+fn keep_instances(card: &mut Device, before: &[MigInstance], lost: &BTreeSet<&DeviceUuid>) {
+    let missing = before.iter().filter(|instance| lost.contains(&instance.uuid));
     let mut kept: Vec<MigInstance> = missing.cloned().collect();
     if kept.is_empty() {
         return;

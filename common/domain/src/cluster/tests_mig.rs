@@ -196,6 +196,26 @@ fn a_card_that_vanishes_keeps_the_instances_that_are_held() {
 }
 
 #[test]
+fn an_instance_that_turns_up_on_another_card_or_node_is_there_once() {
+    let mut cluster = start(&["MIG-1"]);
+    let holder = create(&mut cluster, 1, mig_spec(1));
+    let mut moved = inventory("a1", 2);
+    moved.devices[0].mig = MigState::Enabled { instances: vec![instance("MIG-1", "1g.10gb")] };
+    found(&mut cluster, moved);
+    assert_eq!(holds(&cluster, &holder), ["MIG-1"]);
+    assert_eq!(node(&cluster).devices.len(), 3);
+
+    let other = Input::Register {
+        name: node_name("b1"),
+        agent_id: "agent-b1".into(),
+        inventory: Box::new(partitioned("b1", &["MIG-1"])),
+        reports: Vec::new(),
+    };
+    let refused = cluster.apply(other, T0).unwrap_err();
+    assert!(matches!(refused, Refusal::DeviceTaken { .. }), "{refused}");
+}
+
+#[test]
 fn what_keeps_sessions_off_a_card_keeps_them_off_its_instances() {
     let mut cluster = start(&["MIG-1", "MIG-2"]);
     let cordon = |cluster: &mut Cluster, device: &str, cordoned| {

@@ -152,8 +152,10 @@ pub(super) unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
             return Err(VERSION_MISMATCH);
         }
         let device = target.device()?;
-        let (total, used) = (device.memory_total, device.memory_used);
-        let reserved = device.memory_reserved;
+        let (total, used, reserved) = match target.instance()? {
+            Some(instance) => (instance.memory_mib << 20, instance.memory_used, 0),
+            None => (device.memory_total, device.memory_used, device.memory_reserved),
+        };
         let free = total.saturating_sub(used).saturating_sub(reserved);
         // SAFETY: as above; a structure of this version has this layout.
         unsafe { put(out, nvmlMemory_v2_t { version, total, reserved, free, used }) }

@@ -26,8 +26,13 @@ macro_rules! process_lists {
             answer(|| {
                 let target = enter_device(stringify!($name), device)?;
                 let device: &DeviceConfig = target.device()?;
+                let all = supported(device.$field.as_ref())?.iter();
+                // A card tells the processes of all its instances.
+                let own = target.mig.map(|mig| mig + 1);
+                let here = |process: &&Process| own.is_none() || process.gpu_instance == own;
+                let list: Vec<Process> = all.filter(here).cloned().collect();
                 // SAFETY: the caller passes the length of what it lends at `out`.
-                unsafe { put_list(supported(device.$field.as_ref())?, length, out) }
+                unsafe { put_list(&list, length, out) }
             })
         }
     )*};
