@@ -38,7 +38,8 @@ pub enum Verdict {
     },
 }
 
-/// Whether `wanted` may start as `id` on the node `node` with `devices`, beside what is `held`.
+/// Whether `wanted` may start as `id` on the node `node` with `devices`, beside what is `held`. MIG
+/// instances are among `devices`, as [`fgpu_domain::device::with_instances`] makes them.
 ///
 /// An earlier placement of the same session always has to be gone first: a session runs once.
 #[must_use]
@@ -63,6 +64,9 @@ pub fn admit(
                 message: unknown(&uuid, devices),
             };
         };
+        if device.is_partitioned() {
+            return Verdict::Refuse { code: ends::SLICE_CONFLICT, message: partitioned(device) };
+        }
         let whole = Demand { memory: device.memory, compute: ComputeMilli::WHOLE };
         let users: Vec<&&Held<'_>> = others
             .iter()
@@ -115,6 +119,14 @@ fn unknown(uuid: &DeviceUuid, devices: &[Device]) -> String {
     }
 }
 
+fn partitioned(card: &Device) -> String {
+    let instances = card.instances().len();
+    format!(
+        "device {} is partitioned by MIG: only its {instances} instances can be given, `--mig PROFILE`",
+        card.uuid
+    )
+}
+
 fn conflict(device: &Device, wanted: Demand, held: Demand) -> String {
     format!(
         "device {}: {} and {} are asked for, {} and {} of {} and {} are held by others",
@@ -132,7 +144,7 @@ fn conflict(device: &Device, wanted: Demand, held: Demand) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::order::tests::order;
-    use fgpu_domain::device::{DeviceHealth, MigState};
+    use fgpu_domain::device::{DeviceHealth, MigInstance, MigState, with_instances};
     use fgpu_domain::ids::SessionId;
     use fgpu_domain::units::MemoryBytes;
 
@@ -149,6 +161,16 @@ pub(crate) mod tests {
             mig: MigState::Disabled,
             health: DeviceHealth::Healthy,
             simulated: true,
+        }
+    }
+
+    pub(crate) fn instance(uuid: &str) -> MigInstance {
+        MigInstance {
+            uuid: DeviceUuid::new(uuid).unwrap(),
+            profile: "1g.10gb".to_owned(),
+            memory: MemoryBytes::gib(10),
+            multiprocessors: 16,
+            health: DeviceHealth::Healthy,
         }
     }
 
@@ -191,6 +213,29 @@ pub(crate) mod tests {
         let earlier = id("aaaaaaaa", 1);
 
         assert_eq!(verdict(&[(&earlier, true)], &[]), Verdict::WaitFor(vec![earlier]));
+    }
+
+    #[test]
+    fn of_a_partitioned_card_only_instances_start_each_once() {
+        let mut card = device("GPU-1", 0);
+        card.mig = MigState::Enabled { instances: vec![instance("MIG-1"), instance("MIG-2")] };
+        let devices = with_instances(&[card]);
+        let node = NodeName::new("a1").unwrap();
+        let mut grant = order(&["MIG-1"]).grant;
+        (grant.slices[0].memory, grant.slices[0].compute) =
+            (MemoryBytes::gib(10), ComputeMilli::WHOLE);
+        let (first, second) = (id("aaaaaaaa", 1), id("bbbbbbbb", 1));
+        let held = [Held { by: &second, grant: &grant, leaving: false }];
+
+        assert_eq!(admit(&first, &grant, &node, &devices, &[]), Verdict::Start);
+        let taken = admit(&first, &grant, &node, &devices, &held);
+        assert!(matches!(taken, Verdict::Refuse { code: ends::SLICE_CONFLICT, .. }), "{taken:?}");
+        let mut other = grant.clone();
+        other.slices[0].device = DeviceUuid::new("MIG-2").unwrap();
+        assert_eq!(admit(&first, &other, &node, &devices, &held), Verdict::Start);
+        let card = admit(&first, &order(&["GPU-1"]).grant, &node, &devices, &[]);
+        let Verdict::Refuse { message, .. } = card else { panic!("{card:?}") };
+        assert!(message.contains("only its 2 instances"), "{message}");
     }
 
     #[test]

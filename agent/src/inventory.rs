@@ -8,7 +8,7 @@ use crate::ends;
 use crate::facts::Machine;
 use crate::supervisor::EngineFacts;
 use fgpu_accelerator::{Accelerator, AcceleratorError, AcceleratorInfo};
-use fgpu_domain::device::Device;
+use fgpu_domain::device::{Device, with_instances};
 use fgpu_domain::node::{Inventory, RuntimeFacts};
 use fgpu_runtime::{CgroupDriver, cgroup::CgroupVersion};
 use std::sync::Arc;
@@ -214,7 +214,10 @@ impl Sources {
                 Some(CgroupVersion::V2) => "2".to_owned(),
                 None => String::new(),
             },
-            gpu_attach: engine.attach.resolve(self.config.gpu_attach, devices).to_string(),
+            gpu_attach: engine
+                .attach
+                .resolve(self.config.gpu_attach, &with_instances(devices))
+                .to_string(),
             // Nothing here keeps a part of a device to its limits yet.
             enforcers: Vec::new(),
             allow_shared: self.config.allow_shared,

@@ -95,7 +95,10 @@ pub(crate) fn table(devices: &[DeviceView]) -> Table {
                 view::gib(device.free_memory_bytes),
                 view::gib(device.memory_bytes)
             ),
-            format!("{} free", view::percent(device.free_compute_milli)),
+            match device.mig_mode.as_deref() {
+                Some("enabled") => "by instance".to_owned(),
+                _ => format!("{} free", view::percent(device.free_compute_milli)),
+            },
             String::new(),
             device.state(),
         ]);
@@ -165,6 +168,42 @@ mod tests {
             "NODE  DEVICE            MODEL                  FGPU            MEMORY                 COMPUTE    ISOLATION  STATE\n\
              a1    0 SIM-1           H100-80GB (simulated)  7.5 of 10 free  60 GiB of 80 GiB free  75 % free             ready\n      \
              └ abcd1234 train  ann                    2.5             20 GiB (1 GiB used)    25 %       shared     running\n"
+        );
+    }
+
+    #[test]
+    fn a_partitioned_card_goes_before_its_instances() {
+        let info = |uuid: &str, model: &str, gib: u64| v1::DeviceInfo {
+            uuid: uuid.into(),
+            model: model.into(),
+            memory_bytes: gib << 30,
+            ..v1::DeviceInfo::default()
+        };
+        let mut card = v1::Device {
+            node: "a1".into(),
+            info: Some(info("GPU-1", "H100", 80)),
+            capacity_fgpu_milli: 10_000,
+            allocatable_fgpu_milli: 8_750,
+            allocated_memory_bytes: 10 << 30,
+            blocked: "partitioned by MIG".into(),
+            ..v1::Device::default()
+        };
+        card.info.as_mut().unwrap().set_mig_mode(v1::MigMode::Enabled);
+        let instance = v1::Device {
+            node: "a1".into(),
+            info: Some(info("MIG-1", "H100 MIG 1g.10gb", 10)),
+            capacity_fgpu_milli: 1_250,
+            allocatable_fgpu_milli: 1_250,
+            mig_profile: "1g.10gb".into(),
+            mig_card: "GPU-1".into(),
+            ..v1::Device::default()
+        };
+
+        assert_eq!(
+            table(&[card.into(), instance.into()]).render(),
+            "NODE  DEVICE   MODEL             FGPU               MEMORY                 COMPUTE      ISOLATION  STATE\n\
+             a1    0 GPU-1  H100              8.75 of 10 free    70 GiB of 80 GiB free  by instance             partitioned by MIG\n\
+             a1    0 MIG-1  H100 MIG 1g.10gb  1.25 of 1.25 free  10 GiB of 10 GiB free  100 % free              ready\n"
         );
     }
 }

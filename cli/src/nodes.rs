@@ -13,7 +13,7 @@ use crate::output::{self, Format, ListArgs, OutputArgs, Table};
 use crate::parse;
 use crate::progress::Progress;
 use crate::sessions;
-use crate::view::{self, NodeView};
+use crate::view::{self, DeviceView, NodeView};
 
 /// `fgpu node …`
 #[derive(Debug, Subcommand)]
@@ -182,8 +182,8 @@ pub(crate) fn table(nodes: &[NodeView], now_ms: u64) -> Table {
         "SEEN",
     ]);
     for node in nodes {
-        let free: u64 = node.devices.iter().map(|device| device.free_fgpu_milli).sum();
-        let all: u64 = node.devices.iter().map(|device| device.capacity_fgpu_milli).sum();
+        let free: u64 = cards(node).map(|device| device.free_fgpu_milli).sum();
+        let all: u64 = cards(node).map(|device| device.capacity_fgpu_milli).sum();
         table.row([
             node.name.clone(),
             state(node),
@@ -227,10 +227,15 @@ fn state(node: &NodeView) -> String {
     }
 }
 
+/// Devices, without their MIG instances, which are parts of them.
+fn cards(node: &NodeView) -> impl Iterator<Item = &DeviceView> {
+    node.devices.iter().filter(|device| device.mig_card.is_none())
+}
+
 /// `8 x H100-80GB (simulated)`
 fn models(node: &NodeView) -> String {
     let mut counts: Vec<(String, u32)> = Vec::new();
-    for device in &node.devices {
+    for device in cards(node) {
         let simulated = if device.simulated { " (simulated)" } else { "" };
         let model = format!("{}{simulated}", device.model);
         match counts.iter_mut().find(|(known, _)| *known == model) {
@@ -246,7 +251,10 @@ fn models(node: &NodeView) -> String {
 /// What enforces a part of a device here; `shared` where nothing does.
 fn levels(node: &NodeView) -> String {
     let shared = node.runtime.allow_shared.then(|| "shared".to_owned());
-    let all: Vec<_> = node.runtime.enforcers.iter().cloned().chain(shared).collect();
+    let instances = node.devices.iter().any(|device| device.mig_card.is_some());
+    let mig = instances.then(|| "mig".to_owned());
+    let all: Vec<_> =
+        mig.into_iter().chain(node.runtime.enforcers.iter().cloned()).chain(shared).collect();
     if all.is_empty() { "whole".to_owned() } else { all.join(", ") }
 }
 
@@ -371,6 +379,19 @@ mod tests {
             "NAME  STATE  DEVICES                    FREE FGPU  CPU       MEMORY            SESSIONS  RUNTIME  ISOLATION  SEEN\n\
              a1    ready  2 x H100-80GB (simulated)  15 of 20   7.5 of 8  16 GiB of 16 GiB  0         process  shared     2s ago\n"
         );
+    }
+
+    #[test]
+    fn instances_are_told_by_their_level_and_not_counted_beside_their_card() {
+        let mut node = node();
+        let mut instance = node.devices[0].clone();
+        instance.mig_card = Some("SIM-1".to_owned());
+        node.devices.push(instance);
+
+        let listed = table(&[node], 3_000).render();
+
+        assert!(listed.contains("2 x H100-80GB") && listed.contains("15 of 20"), "{listed}");
+        assert!(listed.contains("mig, shared"), "{listed}");
     }
 
     #[test]

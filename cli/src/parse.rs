@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fgpu_domain::slice::{MigProfile, NoMigProfile};
 use fgpu_domain::units::{ComputeMilli, CpuMilli, Fgpu, MemoryBytes};
 
 use fgpu_wire::v1::{Dependency, DependencyCondition};
@@ -190,6 +191,23 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
         Ok(count) => Ok(count),
         Err(_) => Err(format!("`{text}` is no whole number from 1")),
     }
+}
+
+/// MIG instances of one profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MigArg {
+    pub(crate) profile: MigProfile,
+    pub(crate) count: u32,
+}
+
+/// `1g.10gb`, or `1g.10gb:2`.
+pub(crate) fn mig(text: &str) -> Result<MigArg, String> {
+    let (profile, number) = match text.split_once(':') {
+        Some((profile, number)) => (profile, count(number)?),
+        None => (text, 1),
+    };
+    let profile = profile.parse().map_err(|error: NoMigProfile| error.to_string())?;
+    Ok(MigArg { profile, count: number })
 }
 
 /// A TCP port from 1.

@@ -149,5 +149,6 @@ fn device(uuid: DeviceUuid, index: u32, model: String) -> DeviceView {
         numa_node: None,
         nvlink_peers: Vec::new(),
         sessions: 0,
+        mig: None,
     }
 }

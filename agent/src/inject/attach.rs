@@ -107,7 +107,9 @@ impl AttachFacts {
     /// nothing would work.
     #[must_use]
     pub fn resolve(&self, choice: AttachChoice, devices: &[Device]) -> AttachChoice {
-        let real: Vec<&Device> = devices.iter().filter(|device| !device.simulated).collect();
+        // A card in MIG instances is never attached itself.
+        let real: Vec<&Device> =
+            devices.iter().filter(|device| !device.simulated && !device.is_partitioned()).collect();
         if choice == AttachChoice::None || real.is_empty() || !self.containers {
             return AttachChoice::None;
         }
@@ -180,8 +182,9 @@ fn device_names(text: &str) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admit::tests::device;
+    use crate::admit::tests::{device, instance};
     use crate::order::tests::order;
+    use fgpu_domain::device::{MigState, with_instances};
 
     fn attachment(
         facts: &AttachFacts,
@@ -206,6 +209,28 @@ mod tests {
         assert_eq!(attachment(&facts(&["GPU-1"], true), "auto", false), cdi);
         assert_eq!(attachment(&facts(&["GPU-2"], true), "auto", false), request);
         assert_eq!(attachment(&facts(&[], false), "auto", false), Err(AttachError::NoWay));
+    }
+
+    #[test]
+    fn a_mig_instance_is_attached_by_its_own_name_and_its_card_never_is() {
+        let mut card = device("GPU-1", 0);
+        card.simulated = false;
+        card.mig = MigState::Enabled { instances: vec![instance("MIG-1"), instance("MIG-2")] };
+        let devices = with_instances(&[card]);
+        let grant = order(&["MIG-2"]).grant;
+        let attached = |facts: &AttachFacts, choice: &str| {
+            facts.attachment(choice.parse().unwrap(), &grant, &devices).unwrap()
+        };
+
+        let cdi = facts(&["MIG-1", "MIG-2"], true);
+        assert_eq!(cdi.resolve(AttachChoice::Auto, &devices), AttachChoice::Cdi);
+        let names = vec!["nvidia.com/gpu=MIG-2".to_owned()];
+        assert_eq!(attached(&cdi, "auto"), GpuAttachment::Cdi { names });
+        let uuids = || vec!["MIG-2".to_owned()];
+        let request = GpuAttachment::DeviceRequest { uuids: uuids() };
+        assert_eq!(attached(&facts(&["GPU-1"], true), "auto"), request);
+        let runtime = GpuAttachment::NvidiaRuntime { uuids: uuids() };
+        assert_eq!(attached(&facts(&[], true), "runtime"), runtime);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::report::{Snapshot, Standing};
 use crate::ends::{self, End};
 use crate::ledger::{Entry, Ledger, Running};
 use crate::order::DesiredState;
-use fgpu_domain::device::Device;
+use fgpu_domain::device::{Device, with_instances};
 use fgpu_domain::ids::{ClusterId, NodeName};
 use fgpu_domain::reconcile::PlacementId;
 use fgpu_domain::session::{OnDisconnect, Progress};
@@ -75,6 +75,7 @@ pub(super) struct State {
     /// Epoch and generation of the last one taken by this agent or the one before.
     taken: (i64, u64),
     placements: BTreeMap<PlacementId, Placement>,
+    /// With the MIG instances of each.
     devices: Vec<Device>,
     engine: EngineState,
     /// When the newest message was sent that the manager has answered: everything told before it
@@ -169,7 +170,7 @@ impl State {
     }
 
     pub(super) fn set_devices(&mut self, devices: Vec<Device>) {
-        self.devices = devices;
+        self.devices = with_instances(&devices);
     }
 
     pub(super) fn set_ledger_problem(&mut self, problem: Option<String>) {

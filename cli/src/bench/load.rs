@@ -190,7 +190,7 @@ mod tests {
             let milli = match spec.gpu.unwrap().amount.unwrap() {
                 Amount::FgpuMilli(milli) => milli / 10,
                 Amount::WholeDevices(devices) => u64::from(devices) * 1000,
-                Amount::Direct(_) => 0,
+                Amount::Direct(_) | Amount::Mig(_) => 0,
             };
             assert_eq!(milli, container.milli);
         }

@@ -11,7 +11,7 @@ use fgpu_wire::v1::Dependency;
 
 use crate::connect::ConnectArgs;
 use crate::output::Format;
-use crate::parse::{self, ComputeArg, VolumeArg, When};
+use crate::parse::{self, ComputeArg, MigArg, VolumeArg, When};
 
 /// `fgpu run`
 #[derive(Debug, Args)]
@@ -51,6 +51,15 @@ pub(crate) struct GpuArgs {
         group = "gpu_amount"
     )]
     pub(crate) gpus: Option<u32>,
+    /// MIG instances of this profile, e.g. `1g.10gb`, each given whole; `:COUNT` for several on one node
+    #[arg(
+        long, value_name = "PROFILE[:COUNT]", value_parser = parse::mig,
+        conflicts_with_all = [
+            "fgpu", "gpus", "gpu_memory", "gpu_compute", "devices", "split", "compute_policy",
+        ],
+        group = "gpu_amount"
+    )]
+    pub(crate) mig: Option<MigArg>,
     /// Device memory over all devices together, e.g. `20GiB` (or `20GB`: 20 × 10⁹ bytes)
     #[arg(long, value_name = "SIZE", value_parser = parse::memory, allow_negative_numbers = true)]
     pub(crate) gpu_memory: Option<MemoryBytes>,

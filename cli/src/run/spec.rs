@@ -87,11 +87,15 @@ impl GpuArgs {
     /// The request, if there is any.
     fn request(&self) -> Result<Option<v1::GpuRequest>, Failure> {
         let direct = self.gpu_memory.is_some() || self.gpu_compute.is_some();
-        let amount = match (self.fgpu, self.gpus) {
-            (Some(amount), _) => Amount::FgpuMilli(amount.0),
-            (None, Some(count)) => Amount::WholeDevices(count),
-            (None, None) if direct => Amount::Direct(self.direct()?),
-            (None, None) => return self.nothing().map(|()| None),
+        let amount = match (self.fgpu, self.gpus, &self.mig) {
+            (Some(amount), ..) => Amount::FgpuMilli(amount.0),
+            (None, Some(count), _) => Amount::WholeDevices(count),
+            (None, None, Some(asked)) => Amount::Mig(v1::MigInstances {
+                profile: asked.profile.to_string(),
+                count: asked.count,
+            }),
+            (None, None, None) if direct => Amount::Direct(self.direct()?),
+            (None, None, None) => return self.nothing().map(|()| None),
         };
         let split = self.split.map_or(v1::Split::Unspecified, Into::into);
         Ok(Some(v1::GpuRequest {
@@ -132,7 +136,7 @@ impl GpuArgs {
         ];
         match narrowing.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(Failure::usage(format!("`{flag}` without an amount of GPU"))
-                .hint("add `--fgpu`, `--gpus`, or `--gpu-memory` and `--gpu-compute`")),
+                .hint("add `--fgpu`, `--gpus`, `--mig`, or `--gpu-memory` and `--gpu-compute`")),
             None => Ok(()),
         }
     }
@@ -206,6 +210,10 @@ mod tests {
             v1::DirectGpu { memory_bytes: 20 << 30, compute_milli: 300, compute_shared: false };
         let line = "--gpu-memory 20GiB --gpu-compute 30%";
         assert_eq!(amount(line), Some(Amount::Direct(both)));
+        let instances =
+            |profile: &str, count| Amount::Mig(v1::MigInstances { profile: profile.into(), count });
+        assert_eq!(amount("--mig 1g.10gb"), Some(instances("1g.10gb", 1)));
+        assert_eq!(amount("--mig 1G.10GB+ME:3"), Some(instances("1g.10gb+me", 3)));
         assert_eq!(spec("-- true").gpu, None);
     }
 
@@ -229,6 +237,11 @@ mod tests {
             "--gpus 1 --gpu-memory 1GiB",
             "--gpus 1 --gpu-compute 30%",
             "--gpus 2 --devices 2",
+            "--mig 1g.10gb --fgpu 1",
+            "--mig 1g.10gb --gpus 1",
+            "--mig 1g.10gb --gpu-memory 1GiB",
+            "--mig 1g.10gb --gpu-compute 30%",
+            "--mig 1g.10gb --devices 2",
             "--detach --dry-run",
             "--array 1-3 --size 3",
             "--size 3 --pack --spread",
@@ -250,6 +263,9 @@ mod tests {
             ("--gpu-memory 0GiB", "is nothing"),
             ("--gpu-compute 101%", "too large"),
             ("--gpu-compute 0", "is nothing"),
+            ("--mig 10gb", "`1g.10gb`"),
+            ("--mig 1g.10gb:0", "from 1"),
+            ("--mig 1g.10gb:two", "whole number"),
             ("--cpu 0", "is nothing"),
             ("--memory 1Z", "unit"),
             ("--priority 1001", "1000"),

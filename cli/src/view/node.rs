@@ -83,6 +83,9 @@ pub(crate) struct DeviceView {
     pub(crate) free_memory_bytes: u64,
     pub(crate) free_compute_milli: u32,
     pub(crate) free_fgpu_milli: u64,
+    /// For a MIG instance.
+    pub(crate) mig_profile: Option<String>,
+    pub(crate) mig_card: Option<String>,
     pub(crate) slices: Vec<DeviceSliceView>,
     pub(crate) usage: Option<DeviceUsageView>,
 }
@@ -243,6 +246,8 @@ impl From<v1::Device> for DeviceView {
             free_memory_bytes: free_memory,
             free_compute_milli: 1000_u32.saturating_sub(device.allocated_compute_milli),
             free_fgpu_milli: device.allocatable_fgpu_milli,
+            mig_profile: some(device.mig_profile),
+            mig_card: some(device.mig_card),
             slices: device.slices.into_iter().map(Into::into).collect(),
             usage: device.usage.map(Into::into),
         }

@@ -94,6 +94,8 @@ pub(crate) struct SpecView {
 pub(crate) struct GpuView {
     pub(crate) fgpu_milli: Option<u64>,
     pub(crate) whole_devices: Option<u32>,
+    pub(crate) mig_profile: Option<String>,
+    pub(crate) mig_instances: Option<u32>,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) compute_milli: Option<u32>,
     pub(crate) compute_shared: bool,
@@ -339,6 +341,10 @@ impl From<v1::GpuRequest> for GpuView {
         match request.amount {
             Some(Amount::FgpuMilli(milli)) => view.fgpu_milli = Some(milli),
             Some(Amount::WholeDevices(count)) => view.whole_devices = Some(count),
+            Some(Amount::Mig(instances)) => {
+                view.mig_profile = Some(instances.profile);
+                view.mig_instances = Some(instances.count.max(1));
+            }
             Some(Amount::Direct(direct)) => {
                 view.memory_bytes = Some(direct.memory_bytes).filter(|bytes| *bytes > 0);
                 view.compute_milli = Some(direct.compute_milli).filter(|milli| *milli > 0);
@@ -356,6 +362,10 @@ impl GpuView {
         let mut parts = Vec::new();
         parts.extend(self.fgpu_milli.map(super::fgpu));
         parts.extend(self.whole_devices.map(|count| format!("{count} whole")));
+        parts.extend(self.mig_profile.as_ref().map(|profile| match self.mig_instances {
+            Some(count) if count > 1 => format!("{count} × {profile}"),
+            _ => profile.clone(),
+        }));
         parts.extend(self.memory_bytes.map(super::gib));
         parts.extend(self.compute_milli.map(super::percent));
         parts.extend(self.compute_shared.then(|| "compute shared".to_owned()));

@@ -25,6 +25,14 @@ pub enum Broken {
         /// The sum of its slices.
         given: Demand,
     },
+    /// A card is held as a whole and in MIG instances at once.
+    #[error("card {card} of node {node} is held as a whole and in MIG instances at once")]
+    CardTwice {
+        /// The node.
+        node: NodeName,
+        /// The card.
+        card: DeviceUuid,
+    },
     /// A slice on a device its node does not have.
     #[error("session {session} holds a slice on device {device}, which node {node} does not have")]
     UnknownDevice {
@@ -118,7 +126,12 @@ impl Broken {
     /// sessions (a driver that reserves more, an agent that gives less). Nothing new is placed then.
     #[must_use]
     pub fn may_come_about(&self) -> bool {
-        matches!(self, Self::DeviceOvercommitted { .. } | Self::NodeOvercommitted { .. })
+        matches!(
+            self,
+            Self::DeviceOvercommitted { .. }
+                | Self::NodeOvercommitted { .. }
+                | Self::CardTwice { .. }
+        )
     }
 }
 
@@ -160,6 +173,7 @@ pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
     for node in cluster.nodes().values() {
         if let Some(sum) = sums.get(&node.name) {
             check_node(cluster, node, sum, &mut broken);
+            check_cards(node, sum, &mut broken);
         }
     }
     check_derived(cluster, &mut broken);
@@ -190,14 +204,13 @@ fn check_node(cluster: &Cluster, node: &Node, sum: &Sum<'_>, broken: &mut Vec<Br
         broken.push(Broken::NodeOvercommitted { node: name.clone(), cpu, memory });
     }
     for (uuid, (session, given)) in &sum.devices {
-        match node.device(uuid) {
+        match node.units(uuid, &cluster.settings().units) {
             None => broken.push(Broken::UnknownDevice {
                 session: (*session).clone(),
                 node: name.clone(),
                 device: (*uuid).clone(),
             }),
-            Some(device) => {
-                let units = cluster.settings().units.units_of(&device.model, device.memory);
+            Some(units) => {
                 if !given.fits(units.whole()) {
                     broken.push(Broken::DeviceOvercommitted {
                         node: name.clone(),
@@ -206,6 +219,17 @@ fn check_node(cluster: &Cluster, node: &Node, sum: &Sum<'_>, broken: &mut Vec<Br
                     });
                 }
             }
+        }
+    }
+}
+
+/// A card is given as a whole, in slices, or in MIG instances: never both.
+fn check_cards(node: &Node, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
+    for card in &node.inventory.devices {
+        let in_instances =
+            card.instances().iter().any(|instance| sum.devices.contains_key(&instance.uuid));
+        if in_instances && sum.devices.contains_key(&card.uuid) {
+            broken.push(Broken::CardTwice { node: node.name.clone(), card: card.uuid.clone() });
         }
     }
 }

@@ -40,6 +40,8 @@ mod tests_faults;
 #[cfg(test)]
 mod tests_groups;
 #[cfg(test)]
+mod tests_mig;
+#[cfg(test)]
 mod tests_moves;
 #[cfg(test)]
 mod tests_preempt;
@@ -247,6 +249,7 @@ impl Cluster {
     pub fn apply(&mut self, input: Input, now: UnixMillis) -> Result<Applied, Refusal> {
         self.now = self.now.max(now);
         let applied = self.take(input, now);
+        self.open_left_cards();
         // At once, so that what follows a session knows how it ended before it may be forgotten.
         self.settle(self.now);
         applied

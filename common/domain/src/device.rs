@@ -44,6 +44,12 @@ pub enum MigState {
         /// Instances, by UUID.
         instances: Vec<MigInstance>,
     },
+    /// It no longer is, but slices are still held on these instances: until they are given back the
+    /// card gives nothing. Known to the manager alone.
+    Leaving {
+        /// Instances that are held.
+        instances: Vec<MigInstance>,
+    },
 }
 
 /// One MIG instance of a card.
@@ -57,19 +63,66 @@ pub struct MigInstance {
     pub memory: MemoryBytes,
     /// Its streaming multiprocessors.
     pub multiprocessors: u32,
+    /// Whether new sessions may use it, its card left aside.
+    #[serde(default, skip_serializing_if = "DeviceHealth::is_healthy")]
+    pub health: DeviceHealth,
 }
 
 /// Whether a device may take new sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum DeviceHealth {
     /// Nothing known against it.
+    #[default]
     Healthy,
     /// It failed a check; running sessions stay, new ones are not placed on it.
     Unhealthy {
         /// What was seen, e.g. `Xid 79: fallen off the bus`.
         reason: String,
     },
+}
+
+impl Device {
+    /// The MIG instances that exist on it now.
+    #[must_use]
+    pub fn instances(&self) -> &[MigInstance] {
+        match &self.mig {
+            MigState::Enabled { instances } | MigState::Leaving { instances } => instances,
+            MigState::Unsupported | MigState::Disabled => &[],
+        }
+    }
+
+    /// Whether it can only be given in MIG instances.
+    #[must_use]
+    pub fn is_partitioned(&self) -> bool {
+        matches!(self.mig, MigState::Enabled { .. } | MigState::Leaving { .. })
+    }
+
+    /// A MIG instance of this card as a device of its own, which is what a session holds and sees.
+    #[must_use]
+    pub fn of_instance(&self, instance: &MigInstance) -> Self {
+        let health = if self.health.is_healthy() { &instance.health } else { &self.health };
+        Self {
+            uuid: instance.uuid.clone(),
+            model: format!("{} MIG {}", self.model, instance.profile),
+            memory: instance.memory,
+            multiprocessors: Some(instance.multiprocessors),
+            nvlink_peers: Vec::new(),
+            mig: MigState::Unsupported,
+            health: health.clone(),
+            pci_bus_id: self.pci_bus_id.clone(),
+            ..*self
+        }
+    }
+}
+
+/// All that slices may lie on: `devices`, and every MIG instance of them as a device of its own.
+#[must_use]
+pub fn with_instances(devices: &[Device]) -> Vec<Device> {
+    let instances = devices
+        .iter()
+        .flat_map(|card| card.instances().iter().map(|instance| card.of_instance(instance)));
+    devices.iter().cloned().chain(instances).collect()
 }
 
 impl DeviceHealth {

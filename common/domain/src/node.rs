@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::ids::{DeviceUuid, NodeName};
-use crate::slice::Isolation;
+use crate::slice::{DeviceUnits, Isolation, UnitPolicy};
 use crate::time::UnixMillis;
 use crate::units::{CpuMilli, MemoryBytes};
 use serde::{Deserialize, Serialize};
@@ -133,5 +133,25 @@ impl Node {
     #[must_use]
     pub fn device(&self, uuid: &DeviceUuid) -> Option<&Device> {
         self.inventory.devices.iter().find(|device| device.uuid == *uuid)
+    }
+
+    /// Everything slices may lie on: its devices and their MIG instances.
+    pub fn slots(&self) -> impl Iterator<Item = &DeviceUuid> {
+        self.inventory.devices.iter().flat_map(|device| {
+            std::iter::once(&device.uuid)
+                .chain(device.instances().iter().map(|instance| &instance.uuid))
+        })
+    }
+
+    /// The units of the device, or the MIG instance, with this UUID, if the node has it.
+    #[must_use]
+    pub fn units(&self, uuid: &DeviceUuid, policy: &UnitPolicy) -> Option<DeviceUnits> {
+        self.inventory.devices.iter().find_map(|card| {
+            if card.uuid == *uuid {
+                return Some(policy.units_of(&card.model, card.memory));
+            }
+            let instance = card.instances().iter().find(|instance| instance.uuid == *uuid)?;
+            Some(policy.units_of_instance(&card.model, card.memory, instance.memory))
+        })
     }
 }

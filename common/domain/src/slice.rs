@@ -5,8 +5,10 @@
 //! takes depends on what *empty* devices hold, not on the load of the moment ([`DevicePlan`]):
 //! what fits one empty allowed device is never split unless `--devices` or `--split` says so.
 
+mod mig;
 mod unit;
 
+pub use mig::{MigOrigin, MigProfile, NoMigProfile};
 pub use unit::{DeviceUnits, UnitPolicy, UnitRule};
 
 use crate::ids::{DeviceUuid, NodeName};
@@ -28,6 +30,9 @@ pub struct GpuRequest {
     /// Device models allowed, compared without case as a part of the name; empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
+    /// MIG instances of this profile, given whole, instead of devices: the amount is their number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<MigProfile>,
 }
 
 /// How much GPU is asked for.
@@ -176,7 +181,7 @@ pub enum SliceError {
         /// The least a device can give.
         least: String,
     },
-    /// `--devices` contradicts `--gpus`.
+    /// `--devices` contradicts `--gpus` or `--mig`.
     #[error("{gpus} whole devices cannot lie on {devices}: leave out `--devices`")]
     WholeCount {
         /// Whole devices asked for.
@@ -191,6 +196,32 @@ pub enum SliceError {
         wanted: String,
         /// What there is.
         available: String,
+    },
+    /// MIG instances are given whole.
+    #[error(
+        "MIG instances of {profile} are given whole: `--mig {profile}` or `--mig {profile}:COUNT` says it all"
+    )]
+    PartOfMig {
+        /// The profile.
+        profile: MigProfile,
+    },
+    /// No node has an instance of the profile.
+    #[error("no card has a MIG instance of {wanted}: the cluster has {available}")]
+    NoSuchProfile {
+        /// What was asked.
+        wanted: MigProfile,
+        /// The profiles there are, and on how many nodes.
+        available: String,
+    },
+    /// More MIG instances than any node has.
+    #[error("{asked} is more than any node has: the most is {most}")]
+    MoreInstancesThanAnyNode {
+        /// What was asked.
+        asked: String,
+        /// The profile.
+        profile: MigProfile,
+        /// The most one node has.
+        most: usize,
     },
     /// More than any node has even when empty.
     #[error("{asked} is more than any node holds: the most is {most}")]
@@ -240,7 +271,7 @@ impl GpuRequest {
     /// A request for `amount` with nothing else said.
     #[must_use]
     pub fn new(amount: GpuAmount) -> Self {
-        Self { amount, devices: None, split: None, models: Vec::new() }
+        Self { amount, devices: None, split: None, models: Vec::new(), mig: None }
     }
 
     /// Whether a device of `model` may serve this request.
@@ -249,6 +280,23 @@ impl GpuRequest {
         let model = model.to_ascii_lowercase();
         self.models.is_empty()
             || self.models.iter().any(|wanted| model.contains(&wanted.to_ascii_lowercase()))
+    }
+
+    /// A request for `count` MIG instances of `profile`.
+    #[must_use]
+    pub fn mig(profile: MigProfile, count: NonZeroU32) -> Self {
+        Self { mig: Some(profile), ..Self::new(GpuAmount::Whole(count)) }
+    }
+
+    /// Whether a device may serve this request that is a MIG instance of the profile `instance`, or a
+    /// whole card where there is none.
+    #[must_use]
+    pub fn allows_mig(&self, instance: Option<&str>) -> bool {
+        match (&self.mig, instance) {
+            (None, None) => true,
+            (Some(wanted), Some(profile)) => wanted.is(profile),
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     }
 
     /// On how many devices the request may lie, given the units of the *allowed* devices of each
@@ -276,9 +324,15 @@ impl GpuRequest {
             held.truncate(1);
         }
         if held.is_empty() {
-            return Err(SliceError::MoreThanAnyNode {
-                asked: self.to_string(),
-                most: most_held(nodes),
+            return Err(match &self.mig {
+                Some(profile) => SliceError::MoreInstancesThanAnyNode {
+                    asked: self.to_string(),
+                    profile: profile.clone(),
+                    most: widest,
+                },
+                None => {
+                    SliceError::MoreThanAnyNode { asked: self.to_string(), most: most_held(nodes) }
+                }
             });
         }
         Ok(DevicePlan { counts: held, split })
@@ -339,6 +393,11 @@ impl std::fmt::Display for GpuRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.amount {
             GpuAmount::Fgpu(amount) => write!(f, "{amount} fGPU")?,
+            GpuAmount::Whole(count) if self.mig.is_some() => {
+                let profile = self.mig.as_ref().map_or("", MigProfile::as_str);
+                let plural = if count.get() == 1 { "" } else { "s" };
+                write!(f, "{count} MIG instance{plural} of {profile}")?;
+            }
             GpuAmount::Whole(count) => write!(f, "{count} whole devices")?,
             GpuAmount::Direct { memory, compute } => {
                 let memory = memory.map(|memory| format!("{memory} of device memory"));

@@ -2,12 +2,12 @@
 
 use super::Caller;
 use crate::engine::Snapshot;
-use fgpu_domain::device::{Device, DeviceHealth, MigState};
-use fgpu_domain::ids::NodeName;
+use fgpu_domain::device::{Device, DeviceHealth};
+use fgpu_domain::ids::{DeviceUuid, NodeName};
 use fgpu_domain::node::{Cordon, Node};
 use fgpu_domain::placement::{DeviceBlock, NodeState};
 use fgpu_domain::session::Session;
-use fgpu_domain::slice::{Demand, Grant};
+use fgpu_domain::slice::{Demand, DeviceUnits, Grant};
 use fgpu_domain::units::{CpuMilli, MemoryBytes};
 use fgpu_wire::convert::phase_of;
 use fgpu_wire::v1;
@@ -65,12 +65,51 @@ impl<'a> NodeMap<'a> {
     pub(super) fn devices(&mut self, node: &Node) -> Vec<v1::Device> {
         let cell = self.caller.term.nodes.find(&node.name);
         let usage = cell.and_then(|cell| cell.usage());
-        let devices = node.inventory.devices.iter();
-        devices.map(|device| self.device(node, device, usage.as_ref())).collect()
+        let cards = node.inventory.devices.iter();
+        cards.flat_map(|card| self.card(node, card, usage.as_ref())).collect()
     }
 
-    fn device(&self, node: &Node, device: &Device, usage: Option<&v1::Heartbeat>) -> v1::Device {
-        let units = self.caller.term.config.units.units_of(&device.model, device.memory);
+    /// A card, and behind it the MIG instances it has.
+    fn card(&self, node: &Node, card: &Device, usage: Option<&v1::Heartbeat>) -> Vec<v1::Device> {
+        let policy = &self.caller.term.config.units;
+        let own = policy.units_of(&card.model, card.memory);
+        let mut whole = self.device(node, card, own, usage);
+        whole.blocked = blocked(node, &card.uuid, &card.health)
+            .or_else(|| card.is_partitioned().then_some(DeviceBlock::MigEnabled))
+            .map(|block| block.to_string())
+            .unwrap_or_default();
+        let mut found = Vec::with_capacity(1 + card.instances().len());
+        for instance in card.instances() {
+            let units = policy.units_of_instance(&card.model, card.memory, instance.memory);
+            let mut part = self.device(node, &card.of_instance(instance), units, usage);
+            part.mig_profile.clone_from(&instance.profile);
+            part.mig_card = card.uuid.to_string();
+            part.blocked = blocked(node, &card.uuid, &card.health)
+                .or_else(|| blocked(node, &instance.uuid, &instance.health))
+                .map(|block| block.to_string())
+                .unwrap_or_default();
+            // What is held of an instance is held of its card.
+            let held: u64 = part
+                .slices
+                .iter()
+                .filter_map(|held| held.slice.as_ref())
+                .map(|s| s.fgpu_milli)
+                .sum();
+            whole.allocatable_fgpu_milli = whole.allocatable_fgpu_milli.saturating_sub(held);
+            whole.allocated_memory_bytes += part.allocated_memory_bytes;
+            found.push(part);
+        }
+        found.insert(0, whole);
+        found
+    }
+
+    fn device(
+        &self,
+        node: &Node,
+        device: &Device,
+        units: DeviceUnits,
+        usage: Option<&v1::Heartbeat>,
+    ) -> v1::Device {
         let held = self.held.get(&node.name).map(Vec::as_slice).unwrap_or_default();
         let mut taken = Demand::default();
         let mut slices = Vec::new();
@@ -95,8 +134,8 @@ impl<'a> NodeMap<'a> {
             allocatable_fgpu_milli: units.fgpu_in(free).0,
             slices,
             usage: measured.cloned(),
-            blocked: blocked(node, device).map(|block| block.to_string()).unwrap_or_default(),
             cordoned: node.cordoned_devices.contains(&device.uuid),
+            ..v1::Device::default()
         }
     }
 
@@ -138,15 +177,12 @@ impl<'a> NodeMap<'a> {
     }
 }
 
-/// Why a device takes nothing new, if so.
-fn blocked(node: &Node, device: &Device) -> Option<DeviceBlock> {
-    if let DeviceHealth::Unhealthy { reason } = &device.health {
+/// What was seen of a device, or decided, that keeps new slices off it.
+fn blocked(node: &Node, uuid: &DeviceUuid, health: &DeviceHealth) -> Option<DeviceBlock> {
+    if let DeviceHealth::Unhealthy { reason } = health {
         return Some(DeviceBlock::Unhealthy { reason: reason.clone() });
     }
-    if node.cordoned_devices.contains(&device.uuid) {
-        return Some(DeviceBlock::Cordoned);
-    }
-    matches!(device.mig, MigState::Enabled { .. }).then_some(DeviceBlock::MigEnabled)
+    node.cordoned_devices.contains(uuid).then_some(DeviceBlock::Cordoned)
 }
 
 fn node_state(state: NodeState) -> v1::NodeState {

@@ -120,5 +120,6 @@ fn describe_instance(
         profile,
         memory: MemoryBytes(attributes.memory_size_mb * MIB),
         multiprocessors: attributes.multiprocessor_count,
+        health: DeviceHealth::Healthy,
     })
 }

@@ -123,6 +123,7 @@ impl SimulatedAccelerator {
             profile: instance.profile.clone(),
             memory: instance.memory,
             multiprocessors: instance.multiprocessors,
+            health: DeviceHealth::Healthy,
         });
         MigState::Enabled { instances: identified.collect() }
     }

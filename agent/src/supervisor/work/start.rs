@@ -6,6 +6,7 @@ use crate::inject::{self, Facts, InjectError, SliceFile};
 use crate::ledger::{Running, write_atomically};
 use crate::order::Order;
 use crate::supervisor::state::running_of;
+use fgpu_domain::device::with_instances;
 use fgpu_domain::reconcile::PlacementId;
 use fgpu_domain::session::Progress;
 use fgpu_domain::time::UnixMillis;
@@ -146,7 +147,7 @@ fn facts(tools: &Tools) -> Result<Facts, Failure> {
     };
     Ok(Facts {
         cluster,
-        devices: tools.devices.clone(),
+        devices: with_instances(&tools.devices),
         attach: tools.attach.clone(),
         attach_choice: tools.settings.attach,
         mounts: tools.settings.mounts.clone(),

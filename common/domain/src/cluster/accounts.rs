@@ -5,6 +5,7 @@
 
 use super::Cluster;
 use super::index::Undo;
+use crate::device::{Device, MigInstance};
 use crate::ids::{DEFAULT_PROJECT, ProjectName, UserName};
 use crate::node::Node;
 use crate::project::Held;
@@ -52,6 +53,8 @@ pub(super) struct Capacity {
     pub memory: MemoryBytes,
     /// Devices by model and memory.
     pub devices: BTreeMap<(String, MemoryBytes), u64>,
+    /// MIG instances by profile, model and memory of the card, and memory.
+    pub instances: BTreeMap<(String, String, MemoryBytes, MemoryBytes), u64>,
 }
 
 impl Account {
@@ -97,12 +100,9 @@ impl Capacity {
             self.cpu = self.cpu.saturating_sub(cpu);
             self.memory = self.memory.saturating_sub(memory);
             for device in &old.inventory.devices {
-                let key = (device.model.clone(), device.memory);
-                if let Some(count) = self.devices.get_mut(&key) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.devices.remove(&key);
-                    }
+                count_down(&mut self.devices, &(device.model.clone(), device.memory));
+                for instance in device.instances() {
+                    count_down(&mut self.instances, &instance_key(device, instance));
                 }
             }
         }
@@ -113,6 +113,9 @@ impl Capacity {
             self.memory = self.memory.saturating_add(memory);
             for device in &new.inventory.devices {
                 *self.devices.entry((device.model.clone(), device.memory)).or_default() += 1;
+                for instance in device.instances() {
+                    *self.instances.entry(instance_key(device, instance)).or_default() += 1;
+                }
             }
         }
     }
@@ -130,6 +133,23 @@ impl Capacity {
     }
 }
 
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, u64>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+fn instance_key(
+    card: &Device,
+    instance: &MigInstance,
+) -> (String, String, MemoryBytes, MemoryBytes) {
+    (instance.profile.clone(), card.model.clone(), card.memory, instance.memory)
+}
+
+/// A card counts once, whether or not it is given in MIG instances.
 fn totals(node: &Node, units: &UnitPolicy) -> (Fgpu, CpuMilli, MemoryBytes) {
     let devices = node.inventory.devices.iter();
     let fgpu = devices.map(|device| units.units_of(&device.model, device.memory).capacity).sum();

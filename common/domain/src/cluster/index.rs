@@ -11,6 +11,7 @@ use super::runtimes::{Runtimes, runs_the_same};
 use super::seen::Held;
 use super::waiting::Waiting;
 use crate::class::PriorityClass;
+use crate::device::{Device, MigState};
 use crate::ids::{
     ClassName, DeviceUuid, NodeName, ProjectName, RequestId, SessionId, SessionName, UserName,
 };
@@ -125,6 +126,8 @@ pub(super) struct Index {
     pub by_request: HashMap<(UserName, RequestId), SessionId>,
     pub on_node: HashMap<NodeName, Held>,
     pub by_device: HashMap<DeviceUuid, BTreeSet<NodeName>>,
+    /// Nodes with a card that is no longer partitioned by MIG while its instances are still held.
+    pub leaving: BTreeSet<NodeName>,
     pub runtimes: Runtimes,
     pub deadlines: BTreeSet<(UnixMillis, SessionId)>,
     pub ended: BTreeSet<(UnixMillis, SessionId)>,
@@ -138,19 +141,24 @@ pub(super) struct Index {
 impl Index {
     fn enter_node(&mut self, node: &Node) {
         self.runtimes.insert(node);
-        for device in &node.inventory.devices {
-            let owners = self.by_device.entry(device.uuid.clone()).or_default();
+        let leaves = |card: &Device| matches!(card.mig, MigState::Leaving { .. });
+        if node.inventory.devices.iter().any(leaves) {
+            self.leaving.insert(node.name.clone());
+        }
+        for device in node.slots() {
+            let owners = self.by_device.entry(device.clone()).or_default();
             owners.insert(node.name.clone());
         }
     }
 
     fn forget_node(&mut self, node: &Node) {
         self.runtimes.remove(node);
-        for device in &node.inventory.devices {
-            if let Some(owners) = self.by_device.get_mut(&device.uuid) {
+        self.leaving.remove(&node.name);
+        for device in node.slots() {
+            if let Some(owners) = self.by_device.get_mut(device) {
                 owners.remove(&node.name);
                 if owners.is_empty() {
-                    self.by_device.remove(&device.uuid);
+                    self.by_device.remove(device);
                 }
             }
         }

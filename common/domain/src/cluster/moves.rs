@@ -135,6 +135,12 @@ pub(super) fn has_room(
         if let Some(block) = &device.blocked {
             return Err(format!("device {uuid} of node {name} takes nothing new: {block}"));
         }
+        let card = device.mig.as_ref().and_then(|origin| {
+            node.devices.iter().find(|card| card.uuid == origin.card && card.sessions > 0)
+        });
+        if let Some(card) = card {
+            return Err(format!("card {} of node {name} is still held as a whole", card.uuid));
+        }
         if !slice.demand().fits(device.free) {
             return Err(format!(
                 "it needs {} and {} of device {uuid} on node {name}, where {} and {} are free",

@@ -2,7 +2,7 @@
 
 use super::input::Applied;
 use super::{Cluster, Refusal};
-use crate::device::{Device, DeviceHealth};
+use crate::device::{Device, DeviceHealth, MigInstance, MigState};
 use crate::ids::{DeviceUuid, NodeName, SessionId};
 use crate::image::full_name;
 use crate::node::{Cordon, Inventory, Liveness, Node};
@@ -87,29 +87,58 @@ impl Cluster {
         Ok(())
     }
 
-    /// A device that is no longer reported but still holds slices stays, as unhealthy: what is held
-    /// on it must not be forgotten.
+    /// A device, or a MIG instance, that is no longer reported but still holds slices stays, as
+    /// unhealthy: what is held on it must not be forgotten.
     fn keep_held_devices(&self, known: &Node, mut inventory: Inventory) -> Inventory {
-        let held: BTreeSet<&DeviceUuid> = self
-            .sessions_on(&known.name)
-            .flat_map(|session| session.takes())
-            .filter(|(_, grant)| grant.node == known.name)
-            .flat_map(|(_, grant)| grant.slices.iter().map(|slice| &slice.device))
-            .collect();
+        let held = self.held_devices(&known.name);
+        for card in &mut inventory.devices {
+            let before = known.device(&card.uuid).map(Device::instances).unwrap_or_default();
+            keep_held_instances(card, before, &held);
+        }
         let missing = known.inventory.devices.iter().filter(|device| {
-            held.contains(&device.uuid)
+            let own = device.instances().iter().map(|instance| &instance.uuid);
+            own.chain([&device.uuid]).any(|uuid| held.contains(uuid))
                 && !inventory.devices.iter().any(|reported| reported.uuid == device.uuid)
         });
         let mut kept: Vec<Device> = missing.cloned().collect();
         for device in &mut kept {
-            let reason = "its agent no longer reports it".to_owned();
-            device.health = DeviceHealth::Unhealthy { reason };
+            device.health = gone();
             while inventory.devices.iter().any(|other| other.index == device.index) {
                 device.index += 1;
             }
             inventory.devices.push(device.clone());
         }
         inventory
+    }
+
+    /// Everything slices are held on at a node.
+    fn held_devices(&self, name: &NodeName) -> BTreeSet<&DeviceUuid> {
+        self.sessions_on(name)
+            .flat_map(|session| session.takes())
+            .filter(|(_, grant)| grant.node == *name)
+            .flat_map(|(_, grant)| grant.slices.iter().map(|slice| &slice.device))
+            .collect()
+    }
+
+    /// Opens cards that are no longer partitioned once nothing is held on their instances.
+    pub(super) fn open_left_cards(&mut self) {
+        if self.index.leaving.is_empty() {
+            return;
+        }
+        let nodes: Vec<Arc<Node>> =
+            self.index.leaving.iter().filter_map(|name| self.nodes.get(name).cloned()).collect();
+        for node in nodes {
+            let held = self.held_devices(&node.name);
+            let mut inventory = node.inventory.clone();
+            for card in &mut inventory.devices {
+                let MigState::Leaving { instances } = &mut card.mig else { continue };
+                instances.retain(|instance| held.contains(&instance.uuid));
+                if instances.is_empty() {
+                    card.mig = MigState::Disabled;
+                }
+            }
+            self.put_node_if_changed(Node { inventory, ..Node::clone(&node) });
+        }
     }
 
     pub(super) fn node(&self, name: &NodeName) -> Result<&Arc<Node>, Refusal> {
@@ -262,4 +291,27 @@ impl Cluster {
     pub(super) fn ids_on(&self, name: &NodeName) -> Vec<SessionId> {
         self.sessions_on(name).map(|session| session.id.clone()).collect()
     }
+}
+
+/// The instances of `before` that are held and no longer reported stay on their card.
+fn keep_held_instances(card: &mut Device, before: &[MigInstance], held: &BTreeSet<&DeviceUuid>) {
+    let missing = before.iter().filter(|instance| {
+        held.contains(&instance.uuid)
+            && !card.instances().iter().any(|reported| reported.uuid == instance.uuid)
+    });
+    let mut kept: Vec<MigInstance> = missing.cloned().collect();
+    if kept.is_empty() {
+        return;
+    }
+    kept.iter_mut().for_each(|instance| instance.health = gone());
+    match &mut card.mig {
+        MigState::Enabled { instances } | MigState::Leaving { instances } => instances.extend(kept),
+        MigState::Unsupported | MigState::Disabled => {
+            card.mig = MigState::Leaving { instances: kept };
+        }
+    }
+}
+
+fn gone() -> DeviceHealth {
+    DeviceHealth::Unhealthy { reason: "its agent no longer reports it".to_owned() }
 }

@@ -65,9 +65,23 @@ impl Cluster {
         match gpu.amount {
             GpuAmount::Fgpu(amount) => amount,
             GpuAmount::Whole(count) => {
-                let devices = self.index.accounts.capacity.devices.keys();
-                let allowed = devices.filter(|(model, _)| gpu.allows_model(model));
+                let capacity = &self.index.accounts.capacity;
                 let units = &self.settings.units;
+                if let Some(profile) = &gpu.mig {
+                    let allowed = capacity
+                        .instances
+                        .keys()
+                        .filter(|(of, model, ..)| profile.is(of) && gpu.allows_model(model));
+                    let least = allowed
+                        .map(|(_, model, card, memory)| {
+                            units.units_of_instance(model, *card, *memory).capacity
+                        })
+                        .min()
+                        .unwrap_or_default();
+                    return Fgpu(least.0.saturating_mul(u64::from(count.get())));
+                }
+                let devices = capacity.devices.keys();
+                let allowed = devices.filter(|(model, _)| gpu.allows_model(model));
                 let least = allowed.map(|(model, memory)| units.units_of(model, *memory).capacity);
                 let least = least.min().unwrap_or_default();
                 Fgpu(least.0.saturating_mul(u64::from(count.get())))

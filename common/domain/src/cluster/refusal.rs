@@ -236,6 +236,9 @@ impl Refusal {
                 NeverFits::Cpu { .. } => Some("--cpu"),
                 NeverFits::Memory { .. } => Some("--memory"),
                 NeverFits::Slice(SliceError::NoSuchModel { .. }) => Some("--gpu-model"),
+                NeverFits::Slice(
+                    SliceError::NoSuchProfile { .. } | SliceError::MoreInstancesThanAnyNode { .. },
+                ) => Some("--mig"),
                 NeverFits::Slice(_) => Some("--fgpu"),
             },
             Self::GangNeverFits { .. } => Some("--size"),

@@ -5,12 +5,12 @@
 //! view shows nothing free instead of less than nothing, and is worked out anew with every change.
 
 use super::Cluster;
-use crate::device::{Device, DeviceHealth, MigState};
+use crate::device::{Device, DeviceHealth, MigInstance};
 use crate::ids::{DeviceUuid, NodeName, SessionId};
 use crate::node::{Cordon, Liveness, Node};
 use crate::placement::{Allocation, DeviceBlock, DeviceView, NodeState, NodeView};
 use crate::session::Session;
-use crate::slice::{Demand, Grant};
+use crate::slice::{Demand, Grant, MigOrigin};
 use crate::units::{CpuMilli, MemoryBytes};
 use std::collections::BTreeMap;
 
@@ -163,10 +163,17 @@ impl Cluster {
     }
 
     fn node_view(&self, node: &Node, sums: &Sums) -> NodeView {
-        let devices = node.inventory.devices.iter().map(|device| {
-            let (taken, sessions) = sums.devices.get(&device.uuid).copied().unwrap_or_default();
-            self.device_view(node, device, taken, sessions)
-        });
+        let cards = &node.inventory.devices;
+        let mut devices: Vec<DeviceView> =
+            cards.iter().map(|card| self.device_view(node, card, sums)).collect();
+        // Instances have no index of their own: they come behind all cards, card by card.
+        let mut index = cards.iter().map(|card| card.index.saturating_add(1)).max().unwrap_or(0);
+        for card in cards {
+            for instance in card.instances() {
+                devices.push(self.instance_view(node, card, instance, index, sums));
+                index = index.saturating_add(1);
+            }
+        }
         NodeView {
             name: node.name.clone(),
             state: state(node, self.liveness(&node.name), self.index.troubles.is_held(&node.name)),
@@ -175,31 +182,18 @@ impl Cluster {
             cpu_free: node.inventory.cpu.saturating_sub(sums.cpu),
             memory_total: node.inventory.memory,
             memory_free: node.inventory.memory.saturating_sub(sums.memory),
-            devices: devices.collect(),
+            devices,
             allow_shared: self.settings.allow_shared || node.inventory.runtime.allow_shared,
             enforcers: node.inventory.runtime.enforcers.clone(),
         }
     }
 
-    fn device_view(
-        &self,
-        node: &Node,
-        device: &Device,
-        taken: Demand,
-        sessions: u32,
-    ) -> DeviceView {
+    fn device_view(&self, node: &Node, device: &Device, sums: &Sums) -> DeviceView {
+        let (taken, sessions) = sums.devices.get(&device.uuid).copied().unwrap_or_default();
         let units = self.settings.units.units_of(&device.model, device.memory);
         let whole = units.whole();
-        let blocked = match (&device.health, &device.mig) {
-            (DeviceHealth::Unhealthy { reason }, _) => {
-                Some(DeviceBlock::Unhealthy { reason: reason.clone() })
-            }
-            (DeviceHealth::Healthy, _) if node.cordoned_devices.contains(&device.uuid) => {
-                Some(DeviceBlock::Cordoned)
-            }
-            (DeviceHealth::Healthy, MigState::Enabled { .. }) => Some(DeviceBlock::MigEnabled),
-            (DeviceHealth::Healthy, MigState::Unsupported | MigState::Disabled) => None,
-        };
+        let partitioned = || device.is_partitioned().then_some(DeviceBlock::MigEnabled);
+        let blocked = block(node, &device.uuid, &device.health).or_else(partitioned);
         DeviceView {
             uuid: device.uuid.clone(),
             index: device.index,
@@ -210,6 +204,47 @@ impl Cluster {
             numa_node: device.numa_node,
             nvlink_peers: device.nvlink_peers.clone(),
             sessions,
+            mig: None,
+        }
+    }
+
+    /// A MIG instance: what keeps new sessions off its card keeps them off it too, but that the card
+    /// is partitioned.
+    fn instance_view(
+        &self,
+        node: &Node,
+        card: &Device,
+        instance: &MigInstance,
+        index: u32,
+        sums: &Sums,
+    ) -> DeviceView {
+        let (taken, sessions) = sums.devices.get(&instance.uuid).copied().unwrap_or_default();
+        let units =
+            self.settings.units.units_of_instance(&card.model, card.memory, instance.memory);
+        DeviceView {
+            uuid: instance.uuid.clone(),
+            index,
+            model: card.model.clone(),
+            units,
+            free: less(units.whole(), taken),
+            blocked: block(node, &card.uuid, &card.health)
+                .or_else(|| block(node, &instance.uuid, &instance.health)),
+            numa_node: card.numa_node,
+            nvlink_peers: Vec::new(),
+            sessions,
+            mig: Some(MigOrigin { profile: instance.profile.clone(), card: card.uuid.clone() }),
+        }
+    }
+}
+
+/// What was seen of a device, or decided, that keeps new sessions off it.
+fn block(node: &Node, uuid: &DeviceUuid, health: &DeviceHealth) -> Option<DeviceBlock> {
+    match health {
+        DeviceHealth::Unhealthy { reason } => {
+            Some(DeviceBlock::Unhealthy { reason: reason.clone() })
+        }
+        DeviceHealth::Healthy => {
+            node.cordoned_devices.contains(uuid).then_some(DeviceBlock::Cordoned)
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Random histories of the whole: projects, quotas, classes, groups, dependencies, failures, time.
 
 use super::tests::*;
+use super::tests_mig::{mig_spec, partitioned, register_with};
 use super::tests_projects::*;
 use super::*;
 use crate::check::check;
 use crate::class::{OnPreempt, PriorityClass};
-use crate::node::Cordon;
+use crate::node::{Cordon, Inventory};
 use crate::placement::Request;
 use crate::project::{Held, Project, Quota};
 use crate::session::{
@@ -28,7 +29,7 @@ enum Step {
     Remove(usize),
     Report { session: usize, state: u8 },
     Liveness { node: usize, state: u8 },
-    Return(usize),
+    Return { node: usize, partition: u8 },
     Cordon { node: usize, state: u8 },
     Quota { project: usize, quota: Quota },
     Class { class: usize, priority: i32, requeue: bool },
@@ -37,6 +38,8 @@ enum Step {
 #[derive(Debug, Clone)]
 struct New {
     fgpu: u64,
+    /// MIG instances instead, unless 0.
+    instances: u32,
     project: usize,
     user: usize,
     class: usize,
@@ -54,9 +57,17 @@ fn new() -> impl Strategy<Value = New> {
         proptest::option::weighted(0.2, 0_u64..600_000),
         proptest::option::weighted(0.2, 1_u64..2_000_000),
     );
-    (1_u64..150, whose, 0_u8..8, when, any::<bool>()).prop_map(
-        |(quanta, (project, user, class), members, (after, start_in, patience), replace)| New {
+    let amount = (1_u64..150, prop_oneof![3 => Just(0_u32), 1 => 1_u32..4]);
+    (amount, whose, 0_u8..8, when, any::<bool>()).prop_map(
+        |(
+            (quanta, instances),
+            (project, user, class),
+            members,
+            (after, start_in, patience),
+            replace,
+        )| New {
             fgpu: quanta * 100,
+            instances,
             project,
             user,
             class,
@@ -90,7 +101,8 @@ fn steps() -> impl Strategy<Value = Vec<(Step, u64)>> {
         12 => (any::<usize>(), 0_u8..4)
             .prop_map(|(session, state)| Step::Report { session, state }),
         2 => (0_usize..3, 0_u8..3).prop_map(|(node, state)| Step::Liveness { node, state }),
-        1 => (0_usize..3).prop_map(Step::Return),
+        1 => (0_usize..3, 0_u8..5)
+            .prop_map(|(node, partition)| Step::Return { node, partition }),
         1 => (0_usize..3, 0_u8..3).prop_map(|(node, state)| Step::Cordon { node, state }),
         2 => (0_usize..3, quota()).prop_map(|(project, quota)| Step::Quota { project, quota }),
         1 => (0_usize..3, -5_i32..5, any::<bool>())
@@ -125,10 +137,10 @@ fn input_of(cluster: &Cluster, step: &Step, number: usize, now: UnixMillis) -> O
             let liveness = [Liveness::Live, Liveness::Suspect, Liveness::Lost][usize::from(*state)];
             Input::Liveness { node: node_name(NODES[*node]), liveness }
         }
-        Step::Return(node) => Input::Register {
+        Step::Return { node, partition } => Input::Register {
             name: node_name(NODES[*node]),
             agent_id: format!("agent-{}", NODES[*node]),
-            inventory: Box::new(inventory(NODES[*node], 2)),
+            inventory: Box::new(hardware(NODES[*node], *partition)),
             reports: Vec::new(),
         },
         Step::Cordon { node, state } => {
@@ -149,6 +161,19 @@ fn input_of(cluster: &Cluster, step: &Step, number: usize, now: UnixMillis) -> O
     })
 }
 
+/// Two cards; the second may be in MIG instances.
+fn hardware(node: &str, partition: u8) -> Inventory {
+    let instances: &[&str] = match partition {
+        0 | 1 => &["1", "2", "3"],
+        2 => &["3", "4"],
+        3 => &[],
+        _ => return inventory(node, 2),
+    };
+    let instances: Vec<String> = instances.iter().map(|n| format!("MIG-{node}-{n}")).collect();
+    let instances: Vec<&str> = instances.iter().map(String::as_str).collect();
+    partitioned(node, &instances)
+}
+
 /// A move to another node with room, of a session that may be moved.
 fn move_input(cluster: &Cluster, n: usize, node: usize) -> Option<Input> {
     let id = nth(cluster, n)?;
@@ -160,7 +185,11 @@ fn move_input(cluster: &Cluster, n: usize, node: usize) -> Option<Input> {
 }
 
 fn create_input(cluster: &Cluster, new: &New, number: usize, now: UnixMillis) -> Input {
-    let mut spec = in_project(PROJECTS[new.project], spec(new.fgpu));
+    let asked = match new.instances {
+        0 => spec(new.fgpu),
+        count => mig_spec(count),
+    };
+    let mut spec = in_project(PROJECTS[new.project], asked);
     spec.class = Some(CLASSES[new.class].parse().unwrap());
     spec.start_at = new.start_in.map(|ms| now.plus(ms));
     spec.pending_timeout_ms = new.patience;
@@ -208,8 +237,8 @@ fn at_once() -> Settings {
 
 fn start() -> Cluster {
     let mut cluster = Cluster::new(at_once());
-    for node in NODES {
-        register(&mut cluster, node, 2, Vec::new());
+    for (at, node) in (0_u8..).zip(NODES) {
+        register_with(&mut cluster, node, hardware(node, 2 * at));
     }
     put_project(&mut cluster, project("a"));
     put_project(&mut cluster, project("b"));

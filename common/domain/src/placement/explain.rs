@@ -7,6 +7,7 @@ use super::hint::hints;
 use super::layout::{Layout, allows, layout};
 use super::node::DeviceBlock;
 use super::reason::Reason;
+use super::shape::Kind;
 use super::view::View;
 use super::{Hint, Request};
 use crate::ids::NodeName;
@@ -101,16 +102,39 @@ impl<'a> Asked<'a> {
             return Reason::NoGpu;
         }
         let usable: Vec<usize> =
-            (0..slots.len()).filter(|at| allows(self.gpu, &kinds[slots[*at].kind].model)).collect();
+            (0..slots.len()).filter(|at| allows(self.gpu, &kinds[slots[*at].kind])).collect();
         if usable.is_empty() {
-            let has: Vec<&str> = kinds.iter().map(|kind| kind.model.as_str()).collect();
+            if let Some(wanted) = &self.gpu.mig {
+                return Reason::MigProfile { wanted: wanted.clone(), has: profiles(kinds) };
+            }
+            let cards = kinds.iter().filter(|kind| !kind.is_instance());
+            let has: Vec<&str> = cards.map(|kind| kind.model.as_str()).collect();
             return Reason::Model { wanted: self.gpu.models.join(" or "), has: has.join(", ") };
         }
         let unblocked: Vec<usize> =
             usable.iter().copied().filter(|at| devices[*at].blocked.is_none()).collect();
         match unblocked.first() {
             None => blocked(usable.len(), devices[usable[0]].blocked.clone()),
+            Some(_) if self.gpu.mig.is_some() => self.instances(request, entry, &usable),
             Some(_) => self.shortage(request, entry, &unblocked),
+        }
+    }
+
+    /// What the MIG instances in `slots`, all of the profile asked for, lack.
+    fn instances(&self, request: &Request, entry: &Entry, slots: &[usize]) -> Reason {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let free = slots.iter().filter(|at| entry.slots[**at].open && entry.slots[**at].empty);
+        match (request.isolation, &self.gpu.mig) {
+            (Some(wanted), _) if wanted < Isolation::Mig => {
+                Reason::Isolation { wanted, offers: Isolation::Mig }
+            }
+            (_, Some(profile)) => Reason::MigInstances {
+                profile: profile.clone(),
+                wanted: self.count,
+                free: count(free.count()),
+                total: count(slots.len()),
+            },
+            (_, None) => Reason::NeverFits,
         }
     }
 
@@ -153,13 +177,22 @@ impl<'a> Asked<'a> {
             }
         }
         match apart(request, entry) {
-            Apart::WholeOnly => {
+            Apart::WholeOnly | Apart::Never => {
                 let wanted = request.isolation.unwrap_or(Isolation::Interposer);
                 Reason::Isolation { wanted, offers }
             }
             Apart::Partial(_) => Reason::NeverFits,
         }
     }
+}
+
+/// The MIG instances of a node in words; empty where there are none.
+fn profiles(kinds: &[Kind]) -> String {
+    let of_kind = |kind: &Kind| {
+        let profile = kind.mig.as_deref()?;
+        Some(format!("{} {profile} of {}", kind.devices, kind.model))
+    };
+    kinds.iter().filter_map(of_kind).collect::<Vec<_>>().join(", ")
 }
 
 fn blocked(devices: usize, first: Option<DeviceBlock>) -> Reason {

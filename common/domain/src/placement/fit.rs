@@ -60,6 +60,8 @@ pub(super) enum Apart {
     Partial(Isolation),
     /// Only whole devices are good enough.
     WholeOnly,
+    /// What is asked for is never kept apart that well.
+    Never,
 }
 
 impl Fit {
@@ -75,7 +77,7 @@ impl Fit {
         };
         let allowed = view.shapes().list().iter();
         let allowed =
-            allowed.map(|shape| shape.kinds.iter().any(|kind| allows(gpu, &kind.model))).collect();
+            allowed.map(|shape| shape.kinds.iter().any(|kind| allows(gpu, kind))).collect();
         Self { shapes: shapes.map(fit).collect(), allowed }
     }
 
@@ -155,7 +157,11 @@ impl ShapeFit {
             && want.allowed
             && want.demand.fits(slot.free)
             && (!matches!(self.parts[part], Part::Whole) || slot.empty)
-            && (apart != Apart::WholeOnly || (want.fills && slot.empty))
+            && match apart {
+                Apart::Partial(_) => true,
+                Apart::WholeOnly => want.fills && slot.empty,
+                Apart::Never => false,
+            }
     }
 
     /// Gives each part, largest first, the preferred device with room, and tells `chosen` the part
@@ -253,6 +259,10 @@ impl Prefer {
 
 /// How the slices of `request` would be kept apart from others on a node.
 pub(super) fn apart(request: &Request, entry: &Entry) -> Apart {
+    if request.takes_instances() {
+        let accepted = request.isolation.is_none_or(|least| Isolation::Mig <= least);
+        return if accepted { Apart::Partial(Isolation::Mig) } else { Apart::Never };
+    }
     let level = entry.enforcer.unwrap_or(Isolation::Shared);
     let accepted = match request.isolation {
         Some(least) => level <= least,
@@ -270,7 +280,7 @@ fn want(gpu: &GpuRequest, part: Part, kind: &Kind) -> Want {
     Want {
         demand,
         milli: kind.milli_taken(demand),
-        allowed: within && demand.fits(kind.units.whole()) && allows(gpu, &kind.model),
+        allowed: within && demand.fits(kind.units.whole()) && allows(gpu, kind),
         fills: kind.fills(demand),
     }
 }

@@ -11,6 +11,7 @@ use super::view::View;
 use crate::ids::NodeName;
 use crate::slice::{GpuAmount, GpuRequest, Isolation, Split};
 use crate::units::{Fgpu, MemoryBytes};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -57,6 +58,15 @@ pub enum Hint {
         /// Where it would start.
         node: NodeName,
     },
+    /// Other MIG instances: fewer, or of another profile.
+    Mig {
+        /// The profile, as the driver names it.
+        profile: String,
+        /// How many.
+        count: u32,
+        /// Where it would start.
+        node: NodeName,
+    },
     /// Slices that nothing enforces.
     Shared {
         /// Where it would start.
@@ -79,6 +89,12 @@ impl fmt::Display for Hint {
             }
             Self::Gpus { gpus, node } => {
                 write!(f, "`--gpus {gpus}` would start now on node {node}")
+            }
+            Self::Mig { profile, count: 1, node } => {
+                write!(f, "`--mig {profile}` would start now on node {node}")
+            }
+            Self::Mig { profile, count, node } => {
+                write!(f, "`--mig {profile}:{count}` would start now on node {node}")
             }
             Self::AnyModel { node, models } => {
                 write!(f, "without `--gpu-model` it would start now on node {node} ({models})")
@@ -107,7 +123,9 @@ pub(super) fn hints(request: &Request, view: &View) -> Vec<Hint> {
     hints.extend(split(request, gpu, view));
     hints.extend(any_model(request, gpu, view));
     hints.extend(smaller(request, gpu, view));
-    if request.isolation.is_none() {
+    if request.takes_instances() {
+        hints.extend(other_profile(request, gpu, view));
+    } else if request.isolation.is_none() {
         let shared = Request { isolation: Some(Isolation::Shared), ..request.clone() };
         hints.extend(starts_on(&shared, view).map(|node| Hint::Shared { node }));
     }
@@ -152,6 +170,31 @@ fn any_model(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
     Some(Hint::AnyModel { models: models.join(", "), node })
 }
 
+/// As many instances of the profile with the least memory above what was asked for, else with the most
+/// below.
+fn other_profile(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
+    let wanted = gpu.mig.as_ref()?;
+    let kinds = || {
+        let live = view.shapes().list().iter().filter(|shape| shape.nodes > 0);
+        live.flat_map(|shape| &shape.kinds)
+    };
+    let known = || kinds().filter_map(|kind| Some((kind.units.memory, kind.mig.as_deref()?)));
+    let asked = known().filter(|(_, profile)| wanted.is(profile)).map(|(memory, _)| memory).max();
+    let asked = asked.unwrap_or_default();
+    let others: BTreeSet<_> = known().filter(|(_, profile)| !wanted.is(profile)).collect();
+    let (below, above): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(memory, _)| *memory < asked);
+    above.into_iter().chain(below.into_iter().rev()).find_map(|(_, profile)| {
+        let other = GpuRequest { mig: Some(profile.parse().ok()?), ..gpu.clone() };
+        let count = match gpu.amount {
+            GpuAmount::Whole(count) => count.get(),
+            GpuAmount::Fgpu(_) | GpuAmount::Direct { .. } => return None,
+        };
+        let node = starts_on(&with_gpu(request, other), view)?;
+        Some(Hint::Mig { profile: profile.to_owned(), count, node })
+    })
+}
+
 fn smaller(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
     match gpu.amount {
         GpuAmount::Fgpu(asked) => smaller_fgpu(request, gpu, asked, view),
@@ -159,7 +202,10 @@ fn smaller(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
             let amount = GpuAmount::Whole(NonZeroU32::new(gpus)?);
             let fewer = GpuRequest { amount, devices: None, ..gpu.clone() };
             let node = starts_on(&with_gpu(request, fewer), view)?;
-            Some(Hint::Gpus { gpus, node })
+            Some(match &gpu.mig {
+                Some(profile) => Hint::Mig { profile: profile.to_string(), count: gpus, node },
+                None => Hint::Gpus { gpus, node },
+            })
         }),
         GpuAmount::Direct { memory: Some(asked), compute } => {
             let free = best_rest(request, gpu, view, 1, |entry, at| {
@@ -220,7 +266,7 @@ fn best_rest(
         let kinds = &view.shapes().get(entry.shape).kinds;
         let open = entry.slots.iter().enumerate().filter(|(_, slot)| slot.open);
         let mut rests: Vec<u64> = open
-            .filter(|(_, slot)| allows(gpu, &kinds[slot.kind].model))
+            .filter(|(_, slot)| allows(gpu, &kinds[slot.kind]))
             .map(|(at, _)| rest(entry, at))
             .collect();
         rests.sort_unstable_by(|a, b| b.cmp(a));

@@ -3,11 +3,12 @@
 use super::Request;
 use super::entry::Entry;
 use super::node::{NodeState, NodeView};
+use super::shape::Kind;
 use super::view::View;
 use crate::ids::NodeName;
 use crate::slice::{DevicePlan, DeviceUnits, GpuRequest, SliceError, UnitPolicy};
 use crate::units::{CpuMilli, MemoryBytes};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why no registered node could hold a request even when empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +135,12 @@ pub(super) fn layout(request: &Request, view: &View) -> Result<Layout, SliceErro
     }
     let nodes: Vec<Vec<DeviceUnits>> =
         shapes.iter().map(|shape| allowed_units(gpu, view, *shape)).collect();
+    if let Some(profile) = &gpu.mig
+        && nodes.iter().all(Vec::is_empty)
+    {
+        let (wanted, available) = (profile.clone(), available_profiles(view));
+        return Err(SliceError::NoSuchProfile { wanted, available });
+    }
     if !gpu.models.is_empty() && nodes.iter().all(Vec::is_empty) {
         return Err(SliceError::NoSuchModel {
             wanted: gpu.models.join(" or "),
@@ -146,12 +153,13 @@ pub(super) fn layout(request: &Request, view: &View) -> Result<Layout, SliceErro
 /// The units of the devices of a shape that `gpu` allows, kind by kind.
 pub(super) fn allowed_units(gpu: &GpuRequest, view: &View, shape: usize) -> Vec<DeviceUnits> {
     let kinds = view.shapes().get(shape).kinds.iter();
-    let allowed = kinds.filter(|kind| allows(gpu, &kind.model));
+    let allowed = kinds.filter(|kind| allows(gpu, kind));
     allowed.flat_map(|kind| std::iter::repeat_n(kind.units, kind.devices)).collect()
 }
 
-pub(super) fn allows(gpu: &GpuRequest, model: &str) -> bool {
-    gpu.models.is_empty() || gpu.allows_model(model)
+/// Whether `gpu` may lie on devices of this kind.
+pub(super) fn allows(gpu: &GpuRequest, kind: &Kind) -> bool {
+    gpu.allows_mig(kind.mig.as_deref()) && (gpu.models.is_empty() || gpu.allows_model(&kind.model))
 }
 
 /// Whether a node would do if nothing ran on it, its devices left aside.
@@ -190,11 +198,29 @@ fn allowed_shapes(request: &Request, view: &View) -> Vec<usize> {
 
 fn available_models(view: &View) -> String {
     let live = view.shapes().list().iter().filter(|shape| shape.nodes > 0);
-    let kinds = live.flat_map(|shape| &shape.kinds);
+    let kinds = live.flat_map(|shape| &shape.kinds).filter(|kind| !kind.is_instance());
     let mut models: Vec<&str> = kinds.map(|kind| kind.model.as_str()).collect();
     models.sort_unstable();
     models.dedup();
     if models.is_empty() { "no device".to_owned() } else { models.join(", ") }
+}
+
+/// The profiles there are, each with the number of nodes that have it.
+fn available_profiles(view: &View) -> String {
+    let mut nodes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for shape in view.shapes().list().iter().filter(|shape| shape.nodes > 0) {
+        for kind in &shape.kinds {
+            if let Some(profile) = kind.mig.as_deref() {
+                *nodes.entry((profile, &kind.model)).or_default() += shape.nodes;
+            }
+        }
+    }
+    let found = nodes.into_iter().map(|((profile, model), nodes)| {
+        let plural = if nodes == 1 { "" } else { "s" };
+        format!("{profile} of {model} on {nodes} node{plural}")
+    });
+    let found: Vec<String> = found.collect();
+    if found.is_empty() { "no MIG instance at all".to_owned() } else { found.join(", ") }
 }
 
 fn why_no_node(request: &Request, view: &View) -> NeverFits {

@@ -82,8 +82,12 @@ impl<'a> Typical<'a> {
 }
 
 impl Mix {
-    /// Counts one arrival.
+    /// Counts one arrival. One that asks for MIG instances takes nothing from the others and is left
+    /// out.
     pub(super) fn arrived(&mut self, request: &Request) {
+        if request.takes_instances() {
+            return;
+        }
         let mib = request.memory.0 / MIB;
         self.add(request, Seen { weight: ARRIVAL, counted: ARRIVAL, memory: mib * ARRIVAL });
         self.arrivals += 1;
@@ -91,6 +95,9 @@ impl Mix {
 
     /// Takes `weight` arrivals like `request` for granted; their host memory is not known.
     pub(super) fn expect(&mut self, request: &Request, weight: u64) {
+        if request.takes_instances() {
+            return;
+        }
         let weight = weight.min(MEMORY);
         self.add(request, Seen { weight: weight * ARRIVAL, counted: 0, memory: 0 });
         self.expected = self.expected.saturating_add(weight);

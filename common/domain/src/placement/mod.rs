@@ -24,6 +24,7 @@ mod fit;
 mod fragmentation;
 mod hint;
 mod images;
+mod instances;
 mod kind;
 mod layout;
 mod measure;
@@ -89,6 +90,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether it asks for MIG instances instead of devices.
+    fn takes_instances(&self) -> bool {
+        self.gpu.as_ref().is_some_and(|gpu| gpu.mig.is_some())
+    }
+
     /// Whether it says anything about single nodes.
     fn names_nodes(&self) -> bool {
         self.node.is_some()
@@ -129,5 +135,7 @@ mod tests;
 mod tests_explain;
 #[cfg(test)]
 mod tests_history;
+#[cfg(test)]
+mod tests_mig;
 #[cfg(test)]
 mod tests_unmet;

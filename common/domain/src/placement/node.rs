@@ -2,7 +2,7 @@
 
 use super::Request;
 use crate::ids::{DeviceUuid, NodeName};
-use crate::slice::{Demand, DeviceUnits, Grant, Isolation, Slice};
+use crate::slice::{Demand, DeviceUnits, GpuRequest, Grant, Isolation, MigOrigin, Slice};
 use crate::units::{CpuMilli, MemoryBytes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +28,22 @@ pub struct DeviceView {
     pub nvlink_peers: Vec<DeviceUuid>,
     /// Slices on it.
     pub sessions: u32,
+    /// For a MIG instance: which, and of which card. It is given whole, to those who ask for it.
+    pub mig: Option<MigOrigin>,
+}
+
+impl DeviceView {
+    /// The profile of a MIG instance; `None` for a whole card.
+    #[must_use]
+    pub fn profile(&self) -> Option<&str> {
+        self.mig.as_ref().map(|origin| origin.profile.as_str())
+    }
+
+    /// Whether `gpu` may be served from it, as far as its kind goes.
+    #[must_use]
+    pub fn is_allowed(&self, gpu: &GpuRequest) -> bool {
+        gpu.allows_mig(self.profile()) && gpu.allows_model(&self.model)
+    }
 }
 
 /// Why a device takes nothing new.

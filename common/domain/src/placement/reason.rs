@@ -2,7 +2,7 @@
 
 use super::node::DeviceBlock;
 use crate::ids::NodeName;
-use crate::slice::Isolation;
+use crate::slice::{Isolation, MigProfile};
 use crate::units::{ComputeMilli, CpuMilli, MemoryBytes};
 use std::fmt;
 
@@ -45,6 +45,24 @@ pub enum Reason {
         wanted: String,
         /// Models there.
         has: String,
+    },
+    /// None of its cards has a MIG instance of the profile asked for.
+    MigProfile {
+        /// The profile.
+        wanted: MigProfile,
+        /// Profiles there, with their numbers; empty: none.
+        has: String,
+    },
+    /// Too few of its MIG instances are free.
+    MigInstances {
+        /// The profile.
+        profile: MigProfile,
+        /// Asked for.
+        wanted: u32,
+        /// Free.
+        free: u32,
+        /// When empty.
+        total: u32,
     },
     /// Slices cannot be kept apart here as well as was asked.
     Isolation {
@@ -119,6 +137,8 @@ impl Reason {
             Self::Label { .. } => "label",
             Self::NoGpu => "no_gpu",
             Self::Model { .. } => "model",
+            Self::MigProfile { .. } => "mig_profile",
+            Self::MigInstances { .. } => "mig_instances",
             Self::Isolation { .. } => "isolation",
             Self::DeviceBlocked { .. } => "device_blocked",
             Self::Cpu { .. } => "cpu",
@@ -143,6 +163,9 @@ impl Reason {
             Self::Devices { wanted, with_room } => {
                 (0, short(u64::from(*wanted), u64::from(*with_room)))
             }
+            Self::MigInstances { wanted, free, .. } => {
+                (0, short(u64::from(*wanted), u64::from(*free)))
+            }
             Self::Cordoned => (1, 0),
             Self::DeviceBlocked { .. } => (2, 0),
             Self::Suspect | Self::HeldOff => (3, 0),
@@ -153,7 +176,7 @@ impl Reason {
             Self::NeverSeen => (8, 0),
             Self::NeverFits => (9, 0),
             Self::Label { .. } => (10, 0),
-            Self::Model { .. } => (11, 0),
+            Self::Model { .. } | Self::MigProfile { .. } => (11, 0),
             Self::NoGpu => (12, 0),
             Self::WrongNode { .. } => (13, 0),
         }
@@ -181,6 +204,19 @@ impl fmt::Display for Reason {
             }
             Self::NoGpu => f.write_str("has no GPU"),
             Self::Model { wanted, has } => write!(f, "needs GPU model {wanted}, has {has}"),
+            Self::MigProfile { wanted, has } if has.is_empty() => {
+                write!(f, "needs a MIG instance of {wanted}, has no MIG instance")
+            }
+            Self::MigProfile { wanted, has } => {
+                write!(f, "needs a MIG instance of {wanted}, has {has}")
+            }
+            Self::MigInstances { profile, wanted, free, total } => {
+                let plural = if *wanted == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "needs {wanted} MIG instance{plural} of {profile}, {free} of {total} are free"
+                )
+            }
             Self::Isolation { wanted, offers } => {
                 write!(f, "needs isolation {wanted} or stronger, offers {offers}")
             }

@@ -37,7 +37,10 @@ pub(super) fn reserve(
         Choice::Device(at) => vec![at],
         Choice::Any(random) => any_devices(entry, fit, apart, random)?,
     };
-    let isolation = isolation(entry, fit, apart, &chosen)?;
+    let isolation = match request.takes_instances() {
+        true => Isolation::Mig,
+        false => isolation(entry, fit, apart, &chosen)?,
+    };
     Some(Grant { node, slices: slices(entry, fit, &chosen), isolation })
 }
 
@@ -49,7 +52,7 @@ fn isolation(entry: &Entry, fit: &ShapeFit, apart: Apart, chosen: &Chosen) -> Op
     match apart {
         _ if whole => Some(Isolation::Whole),
         Apart::Partial(level) => Some(level),
-        Apart::WholeOnly => None,
+        Apart::WholeOnly | Apart::Never => None,
     }
 }
 

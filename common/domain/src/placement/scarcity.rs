@@ -92,6 +92,9 @@ impl Scarcity {
     /// What a request pays on a node of the shape, in the unit of scores.
     pub(super) fn charge(&self, request: &Request, fit: Option<&Fit>, shape: usize) -> i64 {
         let Some(price) = self.prices.get(shape) else { return 0 };
+        if request.takes_instances() {
+            return 0;
+        }
         let milli = fit.and_then(|fit| fit.on_shape(shape)).map_or(0, |fit| fit.milli());
         let device = price.device * i128::from(milli) / 1000;
         let cpu = price.cpu * i128::from(request.cpu.0) / 1_000_000;

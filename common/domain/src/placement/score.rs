@@ -7,7 +7,7 @@ use super::fit::{Fit, Prefer, apart};
 use super::model::Model;
 use super::node::NodeView;
 use super::policy::Policy;
-use super::{Request, fgd, fragmentation};
+use super::{Request, fgd, fragmentation, instances};
 
 /// CPU against which `best-fit` and `dot-product` measure: 128 cores.
 const FULL_CPU_MILLI: i128 = 128_000;
@@ -39,6 +39,9 @@ pub(super) fn judge(
         Some(fit) => Some(fit.at(entry)?),
         None => None,
     };
+    if let Some(fit) = fit.filter(|_| request.takes_instances()) {
+        return instances::judge(policy, request, entry, fit);
+    }
     match policy {
         Policy::Fgd => return fgd::judge(request, entry, fit, model),
         Policy::Fragmentation => return fragmentation::judge(request, entry, fit, model),
@@ -93,7 +96,7 @@ fn best_fit(request: &Request, entry: &Entry, gpu_milli: u64) -> i64 {
 
 /// The mean of the shares of CPU, memory and GPU that are taken once the request is there, in
 /// millionths; only of what the node has.
-fn allocated_after(request: &Request, entry: &Entry, gpu_milli: u64) -> i64 {
+pub(super) fn allocated_after(request: &Request, entry: &Entry, gpu_milli: u64) -> i64 {
     let node = &entry.node;
     let cpu = share(node.cpu_total.0, node.cpu_free.0.saturating_sub(request.cpu.0));
     let memory = share(node.memory_total.0, node.memory_free.0.saturating_sub(request.memory.0));
@@ -105,7 +108,8 @@ fn allocated_after(request: &Request, entry: &Entry, gpu_milli: u64) -> i64 {
 }
 
 fn gpu_total(node: &NodeView) -> u64 {
-    u64::try_from(node.devices.len()).unwrap_or(u64::MAX).saturating_mul(1000)
+    let cards = node.devices.iter().filter(|device| device.mig.is_none()).count();
+    u64::try_from(cards).unwrap_or(u64::MAX).saturating_mul(1000)
 }
 
 /// What is taken of `total` when `free` is left, in millionths; `None` of nothing.

@@ -10,6 +10,8 @@ use super::node::DeviceView;
 #[derive(Debug, Clone)]
 pub(super) struct Kind {
     pub(super) model: String,
+    /// The profile where these are MIG instances.
+    pub(super) mig: Option<String>,
     pub(super) units: DeviceUnits,
     /// What one quantum takes from it.
     pub(super) quantum: Demand,
@@ -25,7 +27,8 @@ pub(super) struct Shape {
     pub(super) nodes: usize,
 }
 
-type KindKey = (String, Fgpu, u64, u64);
+/// Whole cards come before MIG instances: what is worked out from the first kind speaks of cards.
+type KindKey = (Option<String>, String, Fgpu, u64, u64);
 
 /// All shapes a view has met; a node names its own by position, which never changes.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +42,11 @@ impl Kind {
     pub(super) fn milli_taken(&self, demand: Demand) -> u64 {
         let memory = demand.memory.0.saturating_mul(1000).div_ceil(self.units.memory.0.max(1));
         memory.max(u64::from(demand.compute.0)).min(1000)
+    }
+
+    /// Whether these are MIG instances.
+    pub(super) fn is_instance(&self) -> bool {
+        self.mig.is_some()
     }
 
     /// What is free in thousandths of the device, the lesser of both dimensions.
@@ -98,13 +106,15 @@ impl Shapes {
 
 fn key_of(device: &DeviceView) -> KindKey {
     let units = &device.units;
-    (device.model.clone(), units.capacity, units.memory_per_fgpu.0, units.memory.0)
+    let mig = device.profile().map(str::to_owned);
+    (mig, device.model.clone(), units.capacity, units.memory_per_fgpu.0, units.memory.0)
 }
 
 fn kind_of(same: &[&DeviceView], quantum: Fgpu) -> Kind {
     let first = same[0];
     Kind {
         model: first.model.clone(),
+        mig: first.profile().map(str::to_owned),
         units: first.units,
         quantum: first.units.demand(Part::Fgpu(quantum)),
         devices: same.len(),

@@ -209,7 +209,9 @@ fn key(entry: &Entry) -> Vec<u64> {
         .map(|slot| {
             let kind = u64::try_from(slot.kind).unwrap_or(u64::MAX);
             let flags = kind << 2 | u64::from(slot.open) << 1 | u64::from(slot.empty);
-            [flags, slot.free.memory.0, u64::from(slot.free.compute.0)]
+            // Which instances lie on one card matters, and is told by what is free of the card.
+            let card = if slot.instance { slot.free_milli << 32 } else { 0 };
+            [flags, slot.free.memory.0, card | u64::from(slot.free.compute.0)]
         })
         .collect();
     slots.sort_unstable();

@@ -1,10 +1,11 @@
 //! Builders for the tests of placement.
 
 use super::{
-    Allocation, DeviceView, NoPlacement, NodeState, NodeView, Placer, Policy, Request, View,
+    Allocation, DeviceBlock, DeviceView, NoPlacement, NodeState, NodeView, Placer, Policy, Request,
+    View,
 };
 use crate::ids::{DeviceUuid, NodeName};
-use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, Slice, UnitPolicy};
+use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, MigOrigin, Slice, UnitPolicy};
 use crate::units::{CpuMilli, Fgpu, GIB, MemoryBytes};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -27,6 +28,7 @@ pub(crate) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> Node
         numa_node: None,
         nvlink_peers: Vec::new(),
         sessions: 0,
+        mig: None,
     };
     NodeView {
         name: name_of(name),
@@ -40,6 +42,45 @@ pub(crate) fn node_of(name: &str, model: &str, gib: u64, devices: usize) -> Node
         allow_shared: false,
         enforcers: vec![Isolation::Interposer, Isolation::Driver],
     }
+}
+
+/// A MIG instance of an eighth of a card.
+pub(crate) const SMALL: &str = "1g.10gb";
+/// One of half of it.
+pub(crate) const LARGE: &str = "3g.40gb";
+
+/// A node with `cards` ordinary cards, and one more for each list of profiles, which it is
+/// partitioned in.
+pub(crate) fn partitioned(name: &str, cards: usize, lists: &[&[&str]]) -> NodeView {
+    partition(node(name, cards + lists.len()), lists)
+}
+
+/// The same with the last cards of `node`.
+pub(crate) fn partition(mut node: NodeView, lists: &[&[&str]]) -> NodeView {
+    let cards = node.devices.len() - lists.len();
+    let mut index = 100;
+    for (at, profiles) in lists.iter().enumerate() {
+        let card = &mut node.devices[cards + at];
+        card.blocked = Some(DeviceBlock::MigEnabled);
+        let card = card.clone();
+        for profile in *profiles {
+            let part = if *profile == SMALL { 8 } else { 2 };
+            let memory = MemoryBytes(card.units.memory.0 / part);
+            let policy = UnitPolicy::default();
+            let units = policy.units_of_instance(&card.model, card.units.memory, memory);
+            node.devices.push(DeviceView {
+                uuid: DeviceUuid::new(format!("MIG-{}-{at}-{index}", node.name)).unwrap(),
+                index,
+                units,
+                free: units.whole(),
+                blocked: None,
+                mig: Some(MigOrigin { profile: (*profile).into(), card: card.uuid.clone() }),
+                ..card.clone()
+            });
+            index += 1;
+        }
+    }
+    node
 }
 
 pub(crate) fn name_of(name: &str) -> NodeName {

@@ -1,11 +1,13 @@
 //! Random clusters and histories, checked against sums kept apart from the view.
 
-use super::testing::{name_of, node_of, view};
+use super::testing::{LARGE, SMALL, name_of, node_of, partition, view};
 use super::*;
 use crate::slice::{ComputeRequest, GpuAmount, GpuRequest, Grant, Isolation, Split};
 use crate::units::{ComputeMilli, Fgpu};
 use proptest::prelude::*;
 use std::num::NonZeroU32;
+
+const PROFILES: [&str; 2] = [SMALL, LARGE];
 
 const MODELS: [(&str, u64); 3] = [("H100", 80), ("A100", 40), ("T4", 15)];
 
@@ -38,6 +40,9 @@ pub(super) fn cluster() -> impl Strategy<Value = View> {
                         .units_of(model, MemoryBytes::mib(memory * 1024 - 7));
                     (odd.units, odd.free) = (units, units.whole());
                 }
+                if at % 2 == 1 && devices > 0 {
+                    node = partition(node, &[&[SMALL, SMALL, LARGE]]);
+                }
                 node
             },
         ))
@@ -45,6 +50,16 @@ pub(super) fn cluster() -> impl Strategy<Value = View> {
 }
 
 fn gpu() -> impl Strategy<Value = GpuRequest> {
+    let instances =
+        (0_usize..PROFILES.len(), 1_u32..4, proptest::option::weighted(0.2, 0_usize..3));
+    let instances = instances.prop_map(|(profile, count, model)| GpuRequest {
+        models: model.map(|model| MODELS[model].0.to_owned()).into_iter().collect(),
+        ..GpuRequest::mig(PROFILES[profile].parse().unwrap(), NonZeroU32::new(count).unwrap())
+    });
+    prop_oneof![4 => of_devices(), 1 => instances]
+}
+
+fn of_devices() -> impl Strategy<Value = GpuRequest> {
     let amount = prop_oneof![
         4 => (1_u64..400).prop_map(|quanta| GpuAmount::Fgpu(Fgpu(quanta * 100))),
         1 => (1_u32..5).prop_map(|n| GpuAmount::Whole(NonZeroU32::new(n).unwrap())),
@@ -68,6 +83,7 @@ fn gpu() -> impl Strategy<Value = GpuRequest> {
         },
         split,
         models: model.map(|model| MODELS[model].0.to_owned()).into_iter().collect(),
+        mig: None,
     })
 }
 
@@ -165,7 +181,10 @@ fn check_grant(view: &View, request: &Request, grant: &Grant) {
     let mut last = None;
     for slice in &grant.slices {
         let device = node.devices.iter().find(|device| device.uuid == slice.device).unwrap();
-        assert!(device.blocked.is_none() && gpu.allows_model(&device.model));
+        assert!(device.blocked.is_none() && device.is_allowed(gpu));
+        if device.mig.is_some() {
+            assert_eq!(slice.demand(), device.units.whole(), "instances are given whole");
+        }
         assert!(last < Some(device.index), "slices are ordered and on different devices");
         last = Some(device.index);
         if grant.isolation == Isolation::Whole {
@@ -176,7 +195,10 @@ fn check_grant(view: &View, request: &Request, grant: &Grant) {
         GpuAmount::Fgpu(asked) => {
             assert_eq!(grant.slices.iter().map(|slice| slice.fgpu).sum::<Fgpu>(), asked);
         }
-        GpuAmount::Whole(count) => assert_eq!(grant.slices.len(), count.get() as usize),
+        GpuAmount::Whole(count) => {
+            assert_eq!(grant.slices.len(), count.get() as usize);
+            assert_eq!(grant.isolation == Isolation::Mig, gpu.mig.is_some());
+        }
         GpuAmount::Direct { memory, .. } => {
             let sum: MemoryBytes = grant.slices.iter().map(|slice| slice.memory).sum();
             assert_eq!(Some(sum), memory);
@@ -189,7 +211,7 @@ fn check_grant(view: &View, request: &Request, grant: &Grant) {
             .filter(|node| labelled(request, node))
             .filter(|node| node.cpu_total >= request.cpu && node.memory_total >= request.memory)
             .flat_map(|node| &node.devices)
-            .any(|device| gpu.allows_model(&device.model) && device.units.capacity >= asked);
+            .any(|device| device.is_allowed(gpu) && device.units.capacity >= asked);
         assert!(!one_holds || grant.slices.len() == 1, "{gpu} was split: {grant:?}");
     }
 }
@@ -231,12 +253,10 @@ fn labelled(request: &Request, node: &NodeView) -> bool {
 
 /// A refused part of one device has no room on any device that could be used, looked at one by one.
 fn check_no_room_on_one_device(view: &View, request: &Request) {
-    let Some(GpuRequest { amount: GpuAmount::Fgpu(asked), devices: None, split: None, models }) =
-        &request.gpu
-    else {
+    let Some(gpu) = &request.gpu else { return };
+    let GpuRequest { amount: GpuAmount::Fgpu(asked), devices: None, split: None, .. } = gpu else {
         return;
     };
-    let gpu = request.gpu.as_ref().unwrap();
     let enough_isolation = |node: &NodeView| match request.isolation {
         Some(Isolation::Whole) => false,
         Some(Isolation::Shared) => true,
@@ -255,7 +275,7 @@ fn check_no_room_on_one_device(view: &View, request: &Request) {
     for device in nodes.flat_map(|node| &node.devices) {
         let quantum = device.units.memory_of(view.quantum());
         let room = device.blocked.is_none()
-            && (models.is_empty() || gpu.allows_model(&device.model))
+            && device.is_allowed(gpu)
             && device.units.capacity >= *asked
             && device.units.fgpu_in(device.free) >= *asked
             && (device.sessions == 0 || device.free.memory >= quantum);

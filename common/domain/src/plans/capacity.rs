@@ -128,14 +128,14 @@ fn on_devices(gpu: &GpuRequest, node: &NodeView, room: &Room, quantum: Fgpu, mos
 /// The devices whose model is allowed, with their positions.
 fn allowed_devices<'a>(gpu: &GpuRequest, node: &'a NodeView) -> Vec<(usize, &'a DeviceView)> {
     // Devices of one node mostly have one model: it is compared once for a run of equals.
-    let mut last: Option<(&str, bool)> = None;
+    let mut last: Option<((&str, Option<&str>), bool)> = None;
     let mut devices = Vec::with_capacity(node.devices.len());
     for (at, device) in node.devices.iter().enumerate() {
         let allowed = match last {
-            Some((model, allowed)) if model == device.model => allowed,
-            _ => gpu.allows_model(&device.model),
+            Some((kind, allowed)) if kind == (device.model.as_str(), device.profile()) => allowed,
+            _ => device.is_allowed(gpu),
         };
-        last = Some((&device.model, allowed));
+        last = Some(((&device.model, device.profile()), allowed));
         if allowed {
             devices.push((at, device));
         }

@@ -33,10 +33,16 @@ pub(super) fn share(view: &View, name: &NodeName, allocation: &Allocation) -> u6
     let Some(node) = view.get(name) else { return 0 };
     let slices = allocation.slices.iter().filter_map(|slice| {
         let device = node.devices.iter().find(|device| device.uuid == slice.device)?;
+        if let Some(origin) = &device.mig {
+            // All of an instance is a part of its card.
+            let card = node.devices.iter().find(|card| card.uuid == origin.card)?;
+            return Some(milli(slice.memory.0, card.units.memory.0));
+        }
         let memory = milli(slice.memory.0, device.units.memory.0);
         Some(memory.max(u64::from(slice.compute.0)))
     });
-    let devices = u64::try_from(node.devices.len()).unwrap_or(u64::MAX);
+    let cards = node.devices.iter().filter(|device| device.mig.is_none()).count();
+    let devices = u64::try_from(cards).unwrap_or(u64::MAX);
     let gpu = slices.fold(0, u64::saturating_add) / devices.max(1);
     gpu.max(milli(allocation.cpu.0, node.cpu_total.0))
         .max(milli(allocation.memory.0, node.memory_total.0))

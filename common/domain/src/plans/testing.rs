@@ -2,6 +2,7 @@
 
 use super::RunningSession;
 use crate::ids::{DeviceUuid, NodeName, SessionId};
+use crate::placement::testing::{LARGE, SMALL, partition};
 pub(super) use crate::placement::testing::{name_of, node, node_of};
 use crate::placement::{Allocation, NodeState, NodeView, Placer, Policy, Request, View};
 use crate::slice::{GpuAmount, GpuRequest, Grant, Split};
@@ -70,6 +71,7 @@ pub(super) fn cluster(most: usize) -> impl Strategy<Value = View> {
                 match odd {
                     1 => node.enforcers.clear(),
                     2 => node.state = NodeState::Cordoned,
+                    3 | 4 if devices > 0 => node = partition(node, &[&[SMALL, SMALL, LARGE]]),
                     _ => {}
                 }
                 node
@@ -90,8 +92,12 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         }),
     ];
     let split = proptest::option::weighted(0.1, prop_oneof![Just(Split::Even), Just(Split::Fill)]);
-    let gpu =
+    let parts =
         (amount, split).prop_map(|(amount, split)| GpuRequest { split, ..GpuRequest::new(amount) });
+    let instances = (prop_oneof![Just(SMALL), Just(LARGE)], 1_u32..3).prop_map(|(profile, n)| {
+        GpuRequest::mig(profile.parse().unwrap(), NonZeroU32::new(n).unwrap())
+    });
+    let gpu = prop_oneof![8 => parts, 1 => instances];
     (0_u64..6, 0_u64..64, proptest::option::weighted(0.9, gpu)).prop_map(|(cores, gib, gpu)| {
         Request {
             cpu: CpuMilli::cores(cores),

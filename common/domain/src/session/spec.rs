@@ -245,6 +245,11 @@ impl SpecError {
             Self::Field { field, .. } => field,
             Self::Slice(SliceError::Zero { what }) => what,
             Self::Slice(SliceError::NoSuchModel { .. }) => "--gpu-model",
+            Self::Slice(
+                SliceError::NoSuchProfile { .. }
+                | SliceError::PartOfMig { .. }
+                | SliceError::MoreInstancesThanAnyNode { .. },
+            ) => "--mig",
             Self::Slice(SliceError::WholeCount { .. } | SliceError::TooFewQuanta { .. }) => {
                 "--devices"
             }
@@ -311,6 +316,10 @@ impl SessionSpec {
     pub fn check(&self, units: &UnitPolicy) -> Result<(), SpecError> {
         if let Some(gpu) = &self.resources.gpu {
             units.check(gpu)?;
+            if gpu.mig.is_some() && self.isolation == Some(Isolation::Whole) {
+                let rule = "a MIG instance is a part of a card: leave it out, or ask for `--gpus`";
+                return Err(field("--isolation", Isolation::Whole, rule));
+            }
         }
         self.check_amounts()?;
         self.check_texts()?;

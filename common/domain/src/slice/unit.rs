@@ -73,12 +73,33 @@ impl UnitPolicy {
         }
     }
 
+    /// The units of a MIG instance with `memory`, of a card of `model` with `card_memory`: its part of
+    /// the card's fGPU, by memory.
+    #[must_use]
+    pub fn units_of_instance(
+        &self,
+        model: &str,
+        card_memory: MemoryBytes,
+        memory: MemoryBytes,
+    ) -> DeviceUnits {
+        let card = self.units_of(model, card_memory);
+        let capacity = wide_div(card.capacity.0, memory.0, card_memory.0).min(card.capacity.0);
+        // An instance is never for nothing, however small.
+        let capacity = Fgpu(capacity.max(1));
+        DeviceUnits { capacity, memory_per_fgpu: card.memory_per_fgpu, memory }
+    }
+
     /// Checks what can be checked of `request` without knowing any device.
     ///
     /// # Errors
     /// [`SliceError`] names the amount, the limit and what may be asked instead.
     pub fn check(&self, request: &GpuRequest) -> Result<(), SliceError> {
         let devices = request.devices.map_or(1, NonZeroU32::get);
+        if let Some(profile) = &request.mig
+            && !matches!(request.amount, GpuAmount::Whole(_))
+        {
+            return Err(SliceError::PartOfMig { profile: profile.clone() });
+        }
         match request.amount {
             GpuAmount::Fgpu(amount) => self.check_fgpu(amount, devices),
             GpuAmount::Whole(gpus) => match request.devices {

@@ -130,6 +130,13 @@ fn hint_parts(hint: &Hint) -> Parts<'_> {
             one("LESS_GPU_MEMORY", "--gpu-memory", written(memory), node)
         }
         Hint::Gpus { gpus, node } => one("FEWER_GPUS", "--gpus", gpus.to_string(), node),
+        Hint::Mig { profile, count, node } => {
+            let asked = match count {
+                1 => profile.clone(),
+                count => format!("{profile}:{count}"),
+            };
+            one("OTHER_MIG", "--mig", asked, node)
+        }
         Hint::AnyModel { node, .. } => one("WITHOUT_GPU_MODEL", "--gpu-model", String::new(), node),
         Hint::AnyNode { node } => one("WITHOUT_NODE", "--node", String::new(), node),
         Hint::Shared { node } => one("SHARED", "--isolation", "shared".to_owned(), node),

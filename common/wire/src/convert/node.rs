@@ -33,10 +33,7 @@ pub fn device(device: v1::DeviceInfo) -> Result<Device, CallError> {
         pci_bus_id: optional_text(device.pci_bus_id),
         numa_node: device.numa_node,
         mig,
-        health: match optional_text(device.unhealthy_reason) {
-            None => DeviceHealth::Healthy,
-            Some(reason) => DeviceHealth::Unhealthy { reason },
-        },
+        health: health(device.unhealthy_reason),
         simulated: device.simulated,
     })
 }
@@ -47,7 +44,22 @@ fn mig_instance(instance: v1::MigInstance) -> Result<MigInstance, CallError> {
         profile: instance.profile,
         memory: MemoryBytes(instance.memory_bytes),
         multiprocessors: instance.multiprocessors,
+        health: health(instance.unhealthy_reason),
     })
+}
+
+fn health(unhealthy_reason: String) -> DeviceHealth {
+    match optional_text(unhealthy_reason) {
+        None => DeviceHealth::Healthy,
+        Some(reason) => DeviceHealth::Unhealthy { reason },
+    }
+}
+
+fn unhealthy_reason(health: &DeviceHealth) -> String {
+    match health {
+        DeviceHealth::Healthy => String::new(),
+        DeviceHealth::Unhealthy { reason } => reason.clone(),
+    }
 }
 
 /// Reads what a device was measured to be doing.
@@ -80,8 +92,10 @@ pub fn inventory(
     let devices: Vec<Device> =
         inventory.devices.into_iter().map(device).collect::<Result<_, _>>()?;
     let mut seen = std::collections::BTreeSet::new();
-    if let Some(twice) = devices.iter().find(|device| !seen.insert(&device.uuid)) {
-        return Err(CallError::field("devices", &twice.uuid, "each uuid appears once"));
+    let instances = devices.iter().flat_map(|card| card.instances()).map(|instance| &instance.uuid);
+    let mut uuids = devices.iter().map(|device| &device.uuid).chain(instances);
+    if let Some(twice) = uuids.find(|uuid| !seen.insert(*uuid)) {
+        return Err(CallError::field("devices", twice, "each uuid appears once"));
     }
     Ok(Inventory {
         address: inventory.address,
@@ -148,7 +162,9 @@ impl From<&Device> for v1::DeviceInfo {
         let (mig_mode, instances) = match &device.mig {
             MigState::Unsupported => (v1::MigMode::Unsupported, &[][..]),
             MigState::Disabled => (v1::MigMode::Disabled, &[][..]),
-            MigState::Enabled { instances } => (v1::MigMode::Enabled, instances.as_slice()),
+            MigState::Enabled { instances } | MigState::Leaving { instances } => {
+                (v1::MigMode::Enabled, instances.as_slice())
+            }
         };
         Self {
             uuid: device.uuid.to_string(),
@@ -161,10 +177,7 @@ impl From<&Device> for v1::DeviceInfo {
             nvlink_peers: device.nvlink_peers.iter().map(ToString::to_string).collect(),
             mig_mode: mig_mode.into(),
             mig_instances: instances.iter().map(Into::into).collect(),
-            unhealthy_reason: match &device.health {
-                DeviceHealth::Healthy => String::new(),
-                DeviceHealth::Unhealthy { reason } => reason.clone(),
-            },
+            unhealthy_reason: unhealthy_reason(&device.health),
             simulated: device.simulated,
         }
     }
@@ -177,6 +190,7 @@ impl From<&MigInstance> for v1::MigInstance {
             profile: instance.profile.clone(),
             memory_bytes: instance.memory.0,
             multiprocessors: instance.multiprocessors,
+            unhealthy_reason: unhealthy_reason(&instance.health),
         }
     }
 }
@@ -264,6 +278,7 @@ mod tests {
             profile: "1g.10gb".into(),
             memory: MemoryBytes::gib(10),
             multiprocessors: 16,
+            health: DeviceHealth::Unhealthy { reason: "gone".into() },
         };
         Device {
             uuid: uuid.parse().unwrap(),
@@ -308,6 +323,10 @@ mod tests {
         let mut doubled = facts();
         doubled.devices.push(card("GPU-1"));
         assert!(inventory((&doubled).into(), "0.1.0").is_err());
+
+        let mut same_instance = facts();
+        same_instance.devices.push(card("GPU-2"));
+        assert!(inventory((&same_instance).into(), "0.1.0").is_err());
     }
 
     #[test]

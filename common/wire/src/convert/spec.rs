@@ -7,7 +7,9 @@ use fgpu_domain::session::{
     Arrangement, ComputePolicy, Condition, Dependency, Mount, OnDisconnect, OnLost, Resources,
     SessionKind, SessionSpec,
 };
-use fgpu_domain::slice::{ComputeRequest, GpuAmount, GpuRequest, Isolation, Split};
+use fgpu_domain::slice::{
+    ComputeRequest, GpuAmount, GpuRequest, Isolation, MigProfile, NoMigProfile, Split,
+};
 use fgpu_domain::time::UnixMillis;
 use fgpu_domain::units::{ComputeMilli, CpuMilli, Fgpu, MemoryBytes};
 use std::num::NonZeroU32;
@@ -86,6 +88,7 @@ fn gpu_request(gpu: v1::GpuRequest) -> Result<GpuRequest, CallError> {
         v1::Split::Even => Some(Split::Even),
         v1::Split::Fill => Some(Split::Fill),
     };
+    let mut mig = None;
     let amount = match gpu.amount {
         None => return Err(CallError::field("--fgpu", "", "say how much GPU")),
         Some(v1::gpu_request::Amount::FgpuMilli(milli)) => GpuAmount::Fgpu(Fgpu(milli)),
@@ -94,8 +97,15 @@ fn gpu_request(gpu: v1::GpuRequest) -> Result<GpuRequest, CallError> {
             GpuAmount::Whole(NonZeroU32::new(count).ok_or_else(none)?)
         }
         Some(v1::gpu_request::Amount::Direct(direct)) => direct_amount(&direct)?,
+        Some(v1::gpu_request::Amount::Mig(instances)) => {
+            let named: Result<MigProfile, NoMigProfile> = instances.profile.parse();
+            let rule = "as `nvidia-smi mig -lgip` names it, such as 1g.10gb";
+            let profile = named.map_err(|error| CallError::field("--mig", error.0, rule))?;
+            mig = Some(profile);
+            GpuAmount::Whole(NonZeroU32::new(instances.count).unwrap_or(NonZeroU32::MIN))
+        }
     };
-    Ok(GpuRequest { amount, devices: NonZeroU32::new(gpu.devices), split, models: gpu.models })
+    Ok(GpuRequest { amount, devices: NonZeroU32::new(gpu.devices), split, models: gpu.models, mig })
 }
 
 fn direct_amount(direct: &v1::DirectGpu) -> Result<GpuAmount, CallError> {
@@ -275,6 +285,10 @@ impl From<&GpuRequest> for v1::GpuRequest {
     fn from(gpu: &GpuRequest) -> Self {
         use v1::gpu_request::Amount;
         let amount = match gpu.amount {
+            GpuAmount::Whole(count) if gpu.mig.is_some() => Amount::Mig(v1::MigInstances {
+                profile: gpu.mig.as_ref().map(ToString::to_string).unwrap_or_default(),
+                count: count.get(),
+            }),
             GpuAmount::Fgpu(amount) => Amount::FgpuMilli(amount.0),
             GpuAmount::Whole(count) => Amount::WholeDevices(count.get()),
             GpuAmount::Direct { memory, compute } => Amount::Direct(v1::DirectGpu {
@@ -333,6 +347,7 @@ mod tests {
             devices: NonZeroU32::new(2),
             split: Some(Split::Fill),
             models: vec!["H100".into()],
+            mig: None,
         };
         let resources = Resources {
             gpu: Some(gpu),
@@ -377,6 +392,27 @@ mod tests {
     fn a_specification_comes_back_as_it_was_sent() {
         let spec = full();
         assert_eq!(session_spec((&spec).into(), defaults()), Ok(spec));
+    }
+
+    #[test]
+    fn mig_instances_come_back_as_they_were_sent_and_one_is_meant_where_none_is_counted() {
+        let mut spec = full();
+        let count = NonZeroU32::new(2).unwrap();
+        spec.resources.gpu = Some(GpuRequest::mig("1g.10gb+me".parse().unwrap(), count));
+        assert_eq!(session_spec((&spec).into(), defaults()), Ok(spec.clone()));
+
+        let mut wire = v1::SessionSpec::from(&spec);
+        let asked = |profile: &str, count| {
+            let instances = v1::MigInstances { profile: profile.into(), count };
+            let amount = Some(v1::gpu_request::Amount::Mig(instances));
+            Some(v1::GpuRequest { amount, ..v1::GpuRequest::default() })
+        };
+        wire.gpu = asked("1g.10gb", 0);
+        let read = session_spec(wire.clone(), defaults()).unwrap();
+        assert_eq!(read.resources.gpu.unwrap().to_string(), "1 MIG instance of 1g.10gb");
+        wire.gpu = asked("10gb", 1);
+        let refused = session_spec(wire, defaults()).unwrap_err();
+        assert_eq!(refused.fields[0].field, "--mig");
     }
 
     #[test]

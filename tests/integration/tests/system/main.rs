@@ -7,6 +7,7 @@ mod bad_input;
 mod faults;
 mod house;
 mod main_job;
+mod mig;
 mod one_machine;
 mod queue;
 mod stage;

@@ -34,7 +34,7 @@ impl Fragmentation {
 /// Measures what is free.
 #[must_use]
 pub fn fragmentation(view: &View) -> Fragmentation {
-    measure(view, |_, device| device.blocked.is_none())
+    measure(view, |_, device| device.blocked.is_none() && device.mig.is_none())
 }
 
 /// As [`fragmentation`], of the devices `counts` says.
@@ -49,7 +49,7 @@ pub(super) fn measure(
         let free = counted().filter(|device| device.sessions == 0).count();
         found.free_devices += free;
         found.largest_gpus = found.largest_gpus.max(free);
-        found.free_nodes += usize::from(is_free(node) && free == node.devices.len());
+        found.free_nodes += usize::from(is_free(node) && free == cards(node));
         for device in counted() {
             found.largest_fgpu = found.largest_fgpu.max(device.units.fgpu_in(device.free));
             let milli = free_milli(device);
@@ -61,6 +61,11 @@ pub(super) fn measure(
     }
     found.scattered_milli = scattered.saturating_mul(1000).checked_div(all).unwrap_or(0);
     found
+}
+
+/// Devices that could be given as a whole.
+fn cards(node: &NodeView) -> usize {
+    node.devices.iter().filter(|device| device.mig.is_none()).count()
 }
 
 /// Whether nothing at all runs on a node with devices.

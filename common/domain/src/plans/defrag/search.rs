@@ -71,7 +71,10 @@ impl<'a> Search<'a> {
             search.settle(session, true);
         }
         for node in view.iter() {
-            let usable = node.devices.iter().filter(|device| device.blocked.is_none());
+            let usable = node
+                .devices
+                .iter()
+                .filter(|device| device.blocked.is_none() && device.mig.is_none());
             let usable = usable.map(|device| device.uuid.clone()).collect();
             search.usable.insert(node.name.clone(), usable);
             search.block_free_devices(&node.name, true);
