@@ -1,6 +1,6 @@
 //! Nodes in equal state, for plans that look at many nodes: what holds for one holds for the others.
 
-use super::view::View;
+use super::view::{Identity, Versions, View};
 
 /// What is worked out once for all nodes in equal state.
 #[derive(Debug)]
@@ -27,5 +27,31 @@ impl<T> ByState<T> {
         let state = view.entries().get(position)?.state?;
         let known = self.known.get_mut(state.shape as usize)?.get_mut(state.at as usize)?;
         Some(known.get_or_insert_with(find))
+    }
+}
+
+/// Which nodes carry which labels, and at which positions: what is worked out from that holds as
+/// long as this is equal.
+#[derive(Debug)]
+pub(crate) struct LabelsOf {
+    of: Identity,
+    versions: Versions,
+    epoch: u64,
+    nodes: usize,
+}
+
+impl LabelsOf {
+    /// The labels in `view` as they are.
+    pub(crate) fn new(view: &View) -> Self {
+        let (versions, epoch) = (view.versions(), view.states().epoch());
+        Self { of: view.identity().same(), versions, epoch, nodes: view.len() }
+    }
+
+    /// Whether nothing has changed in `view`.
+    pub(crate) fn is(&self, view: &View) -> bool {
+        self.of.is(view.identity())
+            && self.versions == view.versions()
+            && self.epoch == view.states().epoch()
+            && self.nodes == view.len()
     }
 }

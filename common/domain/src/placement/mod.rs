@@ -47,7 +47,7 @@ mod unmet;
 mod view;
 mod worth;
 
-pub(crate) use alike::ByState;
+pub(crate) use alike::{ByState, LabelsOf};
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
 pub use hint::Hint;

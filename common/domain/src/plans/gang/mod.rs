@@ -23,6 +23,7 @@ mod tests;
 mod tests_random;
 
 pub use ever::most_ever;
+pub use topology::Closeness;
 
 use super::capacity::{Room, at_most, at_most_in, in_question};
 use super::trial::{Settled, as_u32};
@@ -152,6 +153,18 @@ impl GangRefused {
 /// # Errors
 /// [`GangRefused`] says how many have room.
 pub fn place_gang(gang: &GangRequest, view: &View) -> Result<GangPlacement, GangRefused> {
+    place_gang_by(&mut Closeness::default(), gang, view)
+}
+
+/// As [`place_gang`] for one of many gangs: what is close is known from the one before.
+///
+/// # Errors
+/// As [`place_gang`].
+pub fn place_gang_by(
+    closeness: &mut Closeness,
+    gang: &GangRequest,
+    view: &View,
+) -> Result<GangPlacement, GangRefused> {
     let classes = classes(gang, view)?;
     let nodes: Vec<&NodeView> = view.iter().collect();
     // What a node may take depends on its state alone, but for what is asked of single nodes.
@@ -165,7 +178,8 @@ pub fn place_gang(gang: &GangRequest, view: &View) -> Result<GangPlacement, Gang
         known.of(view, at, room).cloned().unwrap_or_default()
     };
     let sites = sites(gang, &nodes, caps);
-    place_among(gang, &classes, &nodes, &sites, view.quantum())
+    let topology = closeness.of(view, &nodes, gang);
+    place_among(gang, &classes, &nodes, &sites, &topology, view.quantum())
 }
 
 /// Members that ask the same.
@@ -201,7 +215,7 @@ pub(super) fn place_on(
     quantum: Fgpu,
 ) -> Result<GangPlacement, GangRefused> {
     let sites = sites(gang, nodes, |_, node| bounds(classes, node, quantum));
-    place_among(gang, classes, nodes, &sites, quantum)
+    place_among(gang, classes, nodes, &sites, &Topology::new(nodes, gang), quantum)
 }
 
 fn place_among(
@@ -209,22 +223,22 @@ fn place_among(
     classes: &[Class],
     nodes: &[&NodeView],
     sites: &[Site<'_>],
+    topology: &Topology,
     quantum: Fgpu,
 ) -> Result<GangPlacement, GangRefused> {
-    let topology = Topology::new(nodes, gang);
     let classes = hardest_first(classes, sites);
     let fast: Vec<&Site<'_>> = sites.iter().filter(|site| !site.slow).collect();
     let all: Vec<&Site<'_>> = sites.iter().collect();
     let passes = if fast.len() < all.len() { vec![fast, all] } else { vec![all] };
     let mut seated = Vec::new();
     for sites in passes {
-        for level in levels(gang, &topology) {
-            for (scope, closer) in scopes(gang, &classes, &sites, &topology, level) {
-                let mut seating = Seating::new(gang, &scope, &topology, quantum);
+        for level in levels(gang, topology) {
+            for (scope, closer) in scopes(gang, &classes, &sites, topology, level) {
+                let mut seating = Seating::new(gang, &scope, topology, quantum);
                 seating.seat_all(&classes, closer);
                 seated = seating.into_seated();
                 if seated.len() == gang.members.len() {
-                    return Ok(placement(gang, seated, nodes, &topology));
+                    return Ok(placement(gang, seated, nodes, topology));
                 }
             }
         }

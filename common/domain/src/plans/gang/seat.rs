@@ -143,7 +143,7 @@ impl<'a> Seating<'a> {
     /// Seats members one by one on the node where the fewest are.
     fn spread_over_nodes(&mut self, class: &Class) {
         let key = |seat: &Seat<'_>| {
-            (seat.room > 0).then(|| (seat.site.slow, seat.members, !seat.site.holds))
+            (seat.room > 0).then_some((seat.site.slow, seat.members, !seat.site.holds))
         };
         let mut nodes = Queue::default();
         for (at, seat) in self.seats.iter().enumerate() {

@@ -1,14 +1,35 @@
 //! In which part of each level of the topology every node lies.
 
 use super::{GangRequest, Spread};
-use crate::placement::NodeView;
+use crate::placement::{LabelsOf, NodeView, View};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The parts of some nodes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Topology {
-    levels: Vec<Level>,
+    levels: Arc<[Level]>,
     apart: Level,
+}
+
+/// What is close in a view that changes, worked out again only when labels have changed.
+#[derive(Debug, Default)]
+pub struct Closeness {
+    of: Option<(LabelsOf, Vec<String>)>,
+    levels: Arc<[Level]>,
+}
+
+impl Closeness {
+    /// The nodes of `view` divided for `gang`.
+    pub(super) fn of(&mut self, view: &View, nodes: &[&NodeView], gang: &GangRequest) -> Topology {
+        let known =
+            |(of, labels): &(LabelsOf, Vec<String>)| of.is(view) && *labels == gang.topology;
+        if !self.of.as_ref().is_some_and(known) {
+            self.of = Some((LabelsOf::new(view), gang.topology.clone()));
+            self.levels = close(nodes, gang);
+        }
+        Topology { levels: self.levels.clone(), apart: apart(nodes, gang) }
+    }
 }
 
 /// The nodes divided by one label.
@@ -24,12 +45,7 @@ pub(super) struct Level {
 impl Topology {
     /// `nodes` divided by what says which are close, and by what members of `gang` are to be apart.
     pub(super) fn new(nodes: &[&NodeView], gang: &GangRequest) -> Self {
-        let apart = match &gang.spread {
-            Spread::Label(label) => Level::new(nodes, label),
-            Spread::Pack | Spread::Nodes => Level::default(),
-        };
-        let levels = gang.topology.iter().map(|label| Level::new(nodes, label)).collect();
-        Self { levels, apart }
+        Self { levels: close(nodes, gang), apart: apart(nodes, gang) }
     }
 
     /// The levels that say what is close, the closest first.
@@ -40,6 +56,17 @@ impl Topology {
     /// The division by which members are to be apart.
     pub(super) fn apart(&self) -> &Level {
         &self.apart
+    }
+}
+
+fn close(nodes: &[&NodeView], gang: &GangRequest) -> Arc<[Level]> {
+    gang.topology.iter().map(|label| Level::new(nodes, label)).collect()
+}
+
+fn apart(nodes: &[&NodeView], gang: &GangRequest) -> Level {
+    match &gang.spread {
+        Spread::Label(label) => Level::new(nodes, label),
+        Spread::Pack | Spread::Nodes => Level::default(),
     }
 }
 
