@@ -76,6 +76,7 @@ use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, ProjectName, SessionId, UserName};
 use crate::node::{Liveness, Node};
 use crate::placement::{NodeState, Placer, Policy, View};
+use crate::plans::gang::Closeness;
 use crate::project::Project;
 use crate::session::Session;
 use crate::slice::UnitPolicy;
@@ -148,6 +149,8 @@ pub struct Cluster {
     index: Index,
     view: View,
     placer: Placer,
+    /// Which nodes are close, kept for its time alone.
+    closeness: Closeness,
     journal: index::Journal,
     next_sequence: u64,
     /// The latest time anything was told.
@@ -189,6 +192,7 @@ impl Cluster {
             index: Index::default(),
             view,
             placer,
+            closeness: Closeness::default(),
             journal: index::Journal::default(),
             next_sequence: 1,
             now: UnixMillis(0),

@@ -1,9 +1,12 @@
 //! Identifiers. Each is a checked string: what is in one has already been validated. A clone shares
-//! the text, since every index and every snapshot holds them.
+//! the text, since every index and every snapshot holds them; a session's id, which all the large
+//! indexes are ordered by, is held in place.
 
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,11 +23,11 @@ pub struct IdError {
 }
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $text:ty, $what:literal, $rule:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name($text);
 
         impl $name {
             /// Checks `value` against the rule of this identifier.
@@ -88,49 +91,83 @@ macro_rules! id {
     };
 }
 
+/// At most 32 bytes of text without a zero, held in place and compared without following a pointer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct InPlace([u8; 32]);
+
+impl From<String> for InPlace {
+    fn from(text: String) -> Self {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        Self(bytes)
+    }
+}
+
+impl Deref for InPlace {
+    type Target = str;
+    fn deref(&self) -> &str {
+        let length = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        // It was made from text, so the other case never comes.
+        str::from_utf8(&self.0[..length]).unwrap_or_default()
+    }
+}
+
+/// As the text's, which it is looked up by.
+impl Hash for InPlace {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for InPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
 id!(
     /// The cluster an object belongs to: written once into the store, carried by every container.
-    ClusterId, "cluster id", "8 to 64 lower-case letters, digits or `-`",
+    ClusterId, Arc<str>, "cluster id", "8 to 64 lower-case letters, digits or `-`",
     |v| (8..=64).contains(&v.len()) && v.bytes().all(lower_digit_dash)
 );
 id!(
     /// A machine of the cluster, by the name its agent registers with.
-    NodeName, "node name", "1 to 63 lower-case letters, digits, `-` or `.`, starting and ending with a letter or digit",
+    NodeName, Arc<str>, "node name", "1 to 63 lower-case letters, digits, `-` or `.`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(|b| lower_digit_dash(b) || b == b'.') && alphanumeric_ends(v)
 );
 id!(
     /// One physical GPU, by the UUID its driver reports (`GPU-…`), or a simulated one's.
-    DeviceUuid, "device uuid", "1 to 96 letters, digits, `-`, `/` or `_`",
+    DeviceUuid, Arc<str>, "device uuid", "1 to 96 letters, digits, `-`, `/` or `_`",
     |v| (1..=96).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_".contains(&b))
 );
 id!(
     /// A session: given by the manager at create, never reused.
-    SessionId, "session id", "8 to 32 lower-case letters or digits",
+    SessionId, InPlace, "session id", "8 to 32 lower-case letters or digits",
     |v| (8..=32).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 );
 id!(
     /// The name a person gives a session; unique among those that have not ended.
-    SessionName, "session name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
+    SessionName, Arc<str>, "session name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
 );
 id!(
     /// Chosen by the caller of create: the same one means the same session.
-    RequestId, "request id", "8 to 64 letters, digits, `-` or `_`",
+    RequestId, Arc<str>, "request id", "8 to 64 letters, digits, `-` or `_`",
     |v| (8..=64).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 );
 id!(
     /// Who asked: the name of the token a request came with.
-    UserName, "user name", "1 to 63 lower-case letters, digits, `-`, `.`, `_` or `@`, starting and ending with a letter or digit",
+    UserName, Arc<str>, "user name", "1 to 63 lower-case letters, digits, `-`, `.`, `_` or `@`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(|b| lower_digit_dash(b) || b"._@".contains(&b)) && alphanumeric_ends(v)
 );
 id!(
     /// A project: what quotas and fair share are counted by.
-    ProjectName, "project name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
+    ProjectName, Arc<str>, "project name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
 );
 id!(
     /// A priority class.
-    ClassName, "class name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
+    ClassName, Arc<str>, "class name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
 );
 
@@ -176,6 +213,7 @@ fn alphanumeric_ends(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
     fn a_name_outside_the_rule_is_refused_with_the_rule() {
@@ -189,6 +227,21 @@ mod tests {
         for good in ["a", "gpu-1.rack2", &"a".repeat(63)] {
             assert!(NodeName::new(good).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_session_id_is_ordered_hashed_and_shown_as_its_text() {
+        let texts =
+            ["abcdefgh", "abcdefg0", "abcdefghi", "zzzzzzzz", &"z".repeat(32), "00000000x1"];
+        let ids: Vec<SessionId> = texts.iter().map(|&text| SessionId::new(text).unwrap()).collect();
+        for (one, text) in ids.iter().zip(texts) {
+            assert_eq!((one.as_str(), format!("{one:?}")), (text, format!("SessionId({text:?})")));
+            for (other, other_text) in ids.iter().zip(texts) {
+                assert_eq!(one.cmp(other), text.cmp(other_text), "{one} {other}");
+            }
+        }
+        let known: HashSet<SessionId> = ids.into_iter().collect();
+        assert!(texts.iter().all(|&text| known.contains(text)));
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! [`speed`] measures placement alone, [`queue_speed`] the cluster the manager runs. Both let one
 //! pod go and another come, over and over, so that the fill stays what it is.
 
+mod gangs;
 mod placement;
 mod queue;
 mod waiting;
 
+pub use gangs::{GangKind, GangReport, gang_speed, plan_speed};
 pub use placement::{PlacementBench, speed};
 pub use queue::queue_speed;
 

@@ -3,13 +3,14 @@
 
 use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream, measure, waiting};
 use crate::error::SimulateError;
+use crate::generate::Lists;
 use crate::queue::bridge::{Bridge, made, settings};
 use crate::random::SplitMix64;
 use crate::replay::{JobLine, NodeLine, PodLine};
 use crate::stopwatch::{Lap, Stopwatch};
 use fgpu_domain::cluster::{Applied, Cluster, Input};
 use fgpu_domain::ids::{NodeName, SessionId};
-use fgpu_domain::session::{Report, ReportState};
+use fgpu_domain::session::{Arrangement, Report, ReportState};
 use fgpu_domain::time::UnixMillis;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ const BATCH: usize = 64;
 /// Sessions in a row that find no place before a cluster counts as full.
 const MOST_FAILURES: usize = 500;
 
-struct Bench {
-    cluster: Cluster,
+pub(super) struct Bench {
+    pub(super) cluster: Cluster,
     bridge: Bridge,
     stream: Stream,
     random: SplitMix64,
@@ -31,6 +32,8 @@ struct Bench {
     now: UnixMillis,
     /// Time that is not yet a whole millisecond.
     elapsed: Duration,
+    /// Of every session.
+    pub(super) time_limit_ms: Option<u64>,
 }
 
 /// Measures decisions of the cluster at each fill, without and with sessions that wait.
@@ -40,17 +43,7 @@ struct Bench {
 pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
     let lists = options.source.lists()?;
     let (nodes, capacity) = (lists.nodes.len(), lists.capacity());
-    let mut bench = Bench {
-        cluster: Cluster::new(settings(options.policy, options.seed)),
-        bridge: Bridge::new(true),
-        stream: Stream { pods: lists.pods.clone(), random: SplitMix64::new(options.seed) },
-        random: SplitMix64::new(options.seed ^ 1),
-        gauge: Gauge { capacity, used: 0 },
-        created: 0,
-        held: Vec::new(),
-        now: UnixMillis(0),
-        elapsed: Duration::ZERO,
-    };
+    let mut bench = Bench::new(options, &lists);
     bench.register(&lists.nodes)?;
     if options.near {
         bench.keep(&lists.nodes)?;
@@ -73,7 +66,23 @@ pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
 }
 
 impl Bench {
-    fn register(&mut self, nodes: &[NodeLine]) -> Result<(), SpeedError> {
+    /// A cluster without nodes, and what comes to it.
+    pub(super) fn new(options: &SpeedOptions, lists: &Lists) -> Self {
+        Self {
+            cluster: Cluster::new(settings(options.policy, options.seed)),
+            bridge: Bridge::new(true),
+            stream: Stream { pods: lists.pods.clone(), random: SplitMix64::new(options.seed) },
+            random: SplitMix64::new(options.seed ^ 1),
+            gauge: Gauge { capacity: lists.capacity(), used: 0 },
+            created: 0,
+            held: Vec::new(),
+            now: UnixMillis(0),
+            elapsed: Duration::ZERO,
+            time_limit_ms: None,
+        }
+    }
+
+    pub(super) fn register(&mut self, nodes: &[NodeLine]) -> Result<(), SpeedError> {
         let rare = waiting::rare_node();
         for (node, number) in nodes.iter().chain([&rare]).zip(0..) {
             let name = |source| {
@@ -89,7 +98,7 @@ impl Bench {
     }
 
     /// Creates sessions in batches until the cluster is as full as it shall be.
-    fn fill(&mut self, fill_pct: u32) -> Result<(), SpeedError> {
+    pub(super) fn fill(&mut self, fill_pct: u32) -> Result<(), SpeedError> {
         let mut failures = 0;
         while failures < MOST_FAILURES {
             let mut batch = Vec::with_capacity(BATCH);
@@ -174,7 +183,7 @@ impl Bench {
         Ok((lap, found))
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.elapsed += time;
         let whole = u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX);
         self.elapsed = self.elapsed.saturating_sub(Duration::from_millis(whole));
@@ -182,13 +191,41 @@ impl Bench {
     }
 
     fn create(&mut self, pod: &PodLine) -> Result<Option<SessionId>, SpeedError> {
-        let input = self.bridge.create(self.created, &job(pod))?;
+        let job = JobLine { time_limit_ms: self.time_limit_ms, ..job(pod) };
+        Ok(made(&self.create_job(&job, None)?).into_iter().next())
+    }
+
+    pub(super) fn create_job(
+        &mut self,
+        job: &JobLine,
+        arrangement: Option<Arrangement>,
+    ) -> Result<Applied, SpeedError> {
+        let mut input = self.bridge.create(self.created, job)?;
         self.created += 1;
-        Ok(made(&self.apply(input)?).into_iter().next())
+        if let Input::Create { spec, .. } = &mut input {
+            spec.arrangement = arrangement;
+        }
+        self.apply(input)
+    }
+
+    /// Ends one of those that hold a place.
+    pub(super) fn end_one(&mut self) -> Result<(), SpeedError> {
+        let (id, demand) = self.held.swap_remove(self.random.position(self.held.len()));
+        self.gauge.used -= demand;
+        self.end(id)
+    }
+
+    /// Gives up a session that waits, if it is still there.
+    pub(super) fn stop_if_there(&mut self, id: SessionId) -> Result<(), SpeedError> {
+        match self.cluster.session(&id).map(|session| session.is_over()) {
+            None => Ok(()),
+            Some(true) => self.apply(Input::Remove { id }).map(drop),
+            Some(false) => self.stop(id),
+        }
     }
 
     /// Looks at the queue, and takes what changed, as for the store.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.cluster.schedule(self.now);
         drop(self.cluster.take_changes());
     }
@@ -205,7 +242,7 @@ impl Bench {
     }
 
     /// Its agent reports that a session is gone; then its record goes.
-    fn end(&mut self, id: SessionId) -> Result<(), SpeedError> {
+    pub(super) fn end(&mut self, id: SessionId) -> Result<(), SpeedError> {
         let Some(session) = self.cluster.session(&id) else { return Ok(()) };
         let Some(node) = session.phase.grant().map(|grant| grant.node.clone()) else {
             return Ok(());
@@ -227,14 +264,14 @@ impl Bench {
         Ok(())
     }
 
-    fn apply(&mut self, input: Input) -> Result<Applied, SpeedError> {
+    pub(super) fn apply(&mut self, input: Input) -> Result<Applied, SpeedError> {
         let applied = self.cluster.apply(input, self.now);
         let refused = |source| SimulateError::Input { source: Box::new(source) };
         applied.map_err(refused).map_err(SpeedError::from)
     }
 }
 
-fn job(pod: &PodLine) -> JobLine {
+pub(super) fn job(pod: &PodLine) -> JobLine {
     JobLine {
         pod: pod.clone(),
         arrival_ms: 0,

@@ -15,6 +15,7 @@
 //! brings it up to date by what changed: a decision costs what changed since the last one of its
 //! kind, not the size of the cluster.
 
+mod alike;
 mod bounds;
 mod entry;
 mod explain;
@@ -47,6 +48,7 @@ mod unmet;
 mod view;
 mod worth;
 
+pub(crate) use alike::{ByState, LabelsOf};
 pub use bounds::ViewError;
 pub use explain::NoPlacement;
 pub use hint::Hint;

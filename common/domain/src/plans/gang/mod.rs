@@ -15,6 +15,7 @@
 mod ever;
 mod scope;
 mod seat;
+mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -22,18 +23,21 @@ mod tests;
 mod tests_random;
 
 pub use ever::most_ever;
+pub use topology::Closeness;
 
-use super::capacity::at_most;
+use super::capacity::{Room, at_most, at_most_in, in_question};
 use super::trial::{Settled, as_u32};
 use crate::ids::NodeName;
 use crate::placement::{
-    Allocation, NeverFits, NoPlacement, NodeView, Placer, Policy, Request, View,
+    Allocation, ByState, NeverFits, NoPlacement, NodeView, Placer, Policy, Request, View,
 };
 use crate::slice::Grant;
 use crate::units::Fgpu;
-use scope::{Site, scopes};
-use seat::Seating;
-use std::collections::{BTreeMap, BTreeSet};
+use scope::{Site, levels, scopes};
+use seat::{Seated, Seating};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use topology::Topology;
 
 /// What a gang asks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -149,9 +153,33 @@ impl GangRefused {
 /// # Errors
 /// [`GangRefused`] says how many have room.
 pub fn place_gang(gang: &GangRequest, view: &View) -> Result<GangPlacement, GangRefused> {
+    place_gang_by(&mut Closeness::default(), gang, view)
+}
+
+/// As [`place_gang`] for one of many gangs: what is close is known from the one before.
+///
+/// # Errors
+/// As [`place_gang`].
+pub fn place_gang_by(
+    closeness: &mut Closeness,
+    gang: &GangRequest,
+    view: &View,
+) -> Result<GangPlacement, GangRefused> {
     let classes = classes(gang, view)?;
     let nodes: Vec<&NodeView> = view.iter().collect();
-    place_on(gang, &classes, &nodes, view.quantum())
+    // What a node may take depends on its state alone, but for what is asked of single nodes.
+    let mut known: ByState<Rc<[u32]>> = ByState::new(view);
+    let caps = |at: usize, node: &NodeView| {
+        let open = |class: &Class| in_question(&class.settled.tries()[0], node);
+        if !classes.iter().all(open) {
+            return bounds(&classes, node, view.quantum());
+        }
+        let room = || room(&classes, node, view.quantum());
+        known.of(view, at, room).cloned().unwrap_or_default()
+    };
+    let sites = sites(gang, &nodes, caps);
+    let topology = closeness.of(view, &nodes, gang);
+    place_among(gang, &classes, &nodes, &sites, &topology, view.quantum())
 }
 
 /// Members that ask the same.
@@ -186,41 +214,64 @@ pub(super) fn place_on(
     nodes: &[&NodeView],
     quantum: Fgpu,
 ) -> Result<GangPlacement, GangRefused> {
-    let sites = sites(gang, classes, nodes, quantum);
-    let classes = hardest_first(classes, &sites);
-    let seating = |scope: &[&Site<'_>], levels: &[String]| {
-        let mut seating = Seating::new(gang, scope, quantum);
-        seating.seat_all(&classes, levels);
-        seating.into_seated()
-    };
+    let sites = sites(gang, nodes, |_, node| bounds(classes, node, quantum));
+    place_among(gang, classes, nodes, &sites, &Topology::new(nodes, gang), quantum)
+}
+
+fn place_among(
+    gang: &GangRequest,
+    classes: &[Class],
+    nodes: &[&NodeView],
+    sites: &[Site<'_>],
+    topology: &Topology,
+    quantum: Fgpu,
+) -> Result<GangPlacement, GangRefused> {
+    let classes = hardest_first(classes, sites);
     let fast: Vec<&Site<'_>> = sites.iter().filter(|site| !site.slow).collect();
     let all: Vec<&Site<'_>> = sites.iter().collect();
     let passes = if fast.len() < all.len() { vec![fast, all] } else { vec![all] };
     let mut seated = Vec::new();
     for sites in passes {
-        for (scope, levels) in scopes(gang, &classes, &sites) {
-            seated = seating(&scope, levels);
-            if seated.len() == gang.members.len() {
-                return Ok(placement(gang, seated, nodes));
+        for level in levels(gang, topology) {
+            for (scope, closer) in scopes(gang, &classes, &sites, topology, level) {
+                let mut seating = Seating::new(gang, &scope, topology, quantum);
+                seating.seat_all(&classes, closer);
+                seated = seating.into_seated();
+                if seated.len() == gang.members.len() {
+                    return Ok(placement(gang, seated, nodes, topology));
+                }
             }
         }
     }
     Err(refused(gang, seated))
 }
 
+/// What a node may take of every class.
+fn bounds(classes: &[Class], node: &NodeView, quantum: Fgpu) -> Rc<[u32]> {
+    let most = |class: &Class| at_most(&class.settled, node, quantum, as_u32(class.members.len()));
+    classes.iter().map(most).collect()
+}
+
+/// As [`bounds`] for a node in question for all of them.
+fn room(classes: &[Class], node: &NodeView, quantum: Fgpu) -> Rc<[u32]> {
+    let room = Room::of(node);
+    let most = |class: &Class| {
+        at_most_in(&room, &class.settled, node, quantum, as_u32(class.members.len()))
+    };
+    classes.iter().map(most).collect()
+}
+
 /// The nodes in question, with what each may take of every class.
 fn sites<'a>(
     gang: &GangRequest,
-    classes: &[Class],
     nodes: &[&'a NodeView],
-    quantum: Fgpu,
+    mut caps: impl FnMut(usize, &NodeView) -> Rc<[u32]>,
 ) -> Vec<Site<'a>> {
-    let open = nodes.iter().filter(|node| !gang.avoid.contains(&node.name));
-    let site = |node: &&'a NodeView| {
-        let most =
-            |class: &Class| at_most(&class.settled, node, quantum, as_u32(class.members.len()));
-        let caps: Vec<u32> = classes.iter().map(most).collect();
+    let open = nodes.iter().enumerate().filter(|(_, node)| !gang.avoid.contains(&node.name));
+    let site = |(at, node): (usize, &&'a NodeView)| {
+        let caps = caps(at, node);
         caps.iter().any(|cap| *cap > 0).then(|| Site {
+            at,
             node,
             caps,
             slow: gang.slow.contains(&node.name),
@@ -243,31 +294,26 @@ fn hardest_first<'a>(classes: &'a [Class], sites: &[Site<'_>]) -> Vec<(usize, &'
 
 fn placement(
     gang: &GangRequest,
-    mut seated: Vec<(usize, Grant)>,
+    mut seated: Vec<Seated>,
     nodes: &[&NodeView],
+    topology: &Topology,
 ) -> GangPlacement {
-    seated.sort_by_key(|(member, _)| *member);
-    let grants: Vec<Grant> = seated.into_iter().map(|(_, grant)| grant).collect();
-    let used: BTreeSet<&NodeName> = grants.iter().map(|grant| &grant.node).collect();
-    let labels: BTreeMap<&NodeName, &BTreeMap<String, String>> = nodes
-        .iter()
-        .filter(|node| used.contains(&node.name))
-        .map(|node| (&node.name, &node.labels))
-        .collect();
-    let values = |level: &String| {
-        let value = |(name, labels): (&&NodeName, &&BTreeMap<String, String>)| {
-            labels.get(level).cloned().ok_or_else(|| NodeName::clone(name))
-        };
-        labels.iter().map(value).collect::<BTreeSet<_>>().len()
-    };
-    let domains = gang.topology.iter().map(values).collect();
-    let slow = used.iter().filter(|name| gang.slow.contains(**name));
-    let slow = slow.map(|name| NodeName::clone(name)).collect();
-    let nodes = used.len();
-    GangPlacement { grants, nodes, domains, slow }
+    seated.sort_by_key(|seated| seated.member);
+    let used: BTreeSet<usize> = seated.iter().map(|seated| seated.node).collect();
+    let grants: Vec<Grant> = seated.into_iter().map(|seated| seated.grant).collect();
+    let parts = topology.levels().iter().map(|level| {
+        let parts = used.iter().map(|node| level.part_of(*node));
+        parts.collect::<BTreeSet<_>>().len()
+    });
+    let domains = parts.collect();
+    let names = used.iter().map(|node| &nodes[*node].name).collect::<BTreeSet<_>>();
+    let slow = names.into_iter().filter(|name| gang.slow.contains(*name)).cloned().collect();
+    GangPlacement { grants, nodes: used.len(), domains, slow }
 }
 
-fn refused(gang: &GangRequest, mut seated: Vec<(usize, Grant)>) -> GangRefused {
+fn refused(gang: &GangRequest, seated: Vec<Seated>) -> GangRefused {
+    let mut seated: Vec<(usize, Grant)> =
+        seated.into_iter().map(|seated| (seated.member, seated.grant)).collect();
     seated.sort_by_key(|(member, _)| *member);
     let members = gang.members.len();
     let missing = (0..members).find(|member| seated.iter().all(|(other, _)| other != member));

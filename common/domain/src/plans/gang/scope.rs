@@ -1,88 +1,82 @@
 //! The parts of the topology a gang may lie in, in the order they are tried.
 
+use super::topology::Topology;
 use super::{Class, GangRequest, Spread};
 use crate::placement::NodeView;
 use crate::plans::trial::as_u32;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 
 /// A node in question.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
+    /// Its position among the nodes.
+    pub(super) at: usize,
     pub(super) node: &'a NodeView,
     /// Per class, how many members may have room: never fewer than do.
-    pub(super) caps: Vec<u32>,
+    pub(super) caps: Rc<[u32]>,
     pub(super) slow: bool,
     pub(super) holds: bool,
 }
 
-/// Sites to seat a gang on, and the labels that divide them further, closest first.
-pub(super) type Scope<'s, 'a> = (Vec<&'s Site<'a>>, &'s [String]);
+/// Sites to seat a gang on, and how many levels divide them further, closest first.
+pub(super) type Scope<'s, 'a> = (Vec<&'s Site<'a>>, usize);
 
-/// Every part of the topology that may hold all of the gang, closest first, and last all sites.
-///
-/// Of parts equally close the one where the gang needs the fewest nodes comes first (or, where it
-/// is to be apart, can use the most), then the one with more nodes that hold the image, then the
-/// one with the least room to spare.
-pub(super) fn scopes<'s, 'a>(
-    gang: &'s GangRequest,
-    classes: &[(usize, &Class)],
-    sites: &[&'s Site<'a>],
-) -> Vec<Scope<'s, 'a>> {
-    let levels = &gang.topology;
+/// The levels in which the parts are that may hold all of a gang, closest first; the last is the
+/// whole.
+pub(super) fn levels(gang: &GangRequest, topology: &Topology) -> Vec<usize> {
+    let levels = gang.topology.len();
     let first = match &gang.spread {
         Spread::Pack | Spread::Nodes => 0,
         // Members that are to be apart by a label are not kept together by it, or closer.
         Spread::Label(label) => {
-            levels.iter().position(|level| level == label).map_or(levels.len(), |at| at + 1)
+            gang.topology.iter().position(|level| level == label).map_or(levels, |at| at + 1)
         }
     };
-    let mut scopes = Vec::new();
-    for level in first..levels.len() {
-        let domains = divide(sites, &levels[level], |site| site.node);
-        let ranked = domains.into_iter().filter_map(|domain| {
-            let together = together(gang, &domain)?;
-            Some(((together, estimate(&domain, classes)?), domain))
-        });
-        let mut at_level: Vec<_> = ranked.collect();
-        at_level.sort_by_key(|(rank, _)| *rank);
-        scopes.extend(at_level.into_iter().map(|(_, domain)| (domain, &levels[..level])));
-    }
-    scopes.push((sites.to_vec(), levels.as_slice()));
-    scopes
+    let dividing = (first..levels).filter(|at| topology.levels()[*at].carried());
+    dividing.chain([levels]).collect()
 }
 
-/// Divides things by a label of their node, in the order of their first; a node without the label
-/// is alone.
-pub(super) fn divide<'n, T: Copy>(
-    things: &[T],
-    label: &str,
-    node: impl Fn(T) -> &'n NodeView,
-) -> Vec<Vec<T>> {
-    let mut positions: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut domains: Vec<Vec<T>> = Vec::new();
-    for thing in things {
-        match node(*thing).labels.get(label) {
-            None => domains.push(vec![*thing]),
-            Some(value) => match positions.get(value.as_str()) {
-                Some(at) => domains[*at].push(*thing),
-                None => {
-                    positions.insert(value, domains.len());
-                    domains.push(vec![*thing]);
-                }
-            },
-        }
+/// The parts at one level that may hold all of the gang.
+///
+/// The one where the gang needs the fewest nodes comes first (or, where it is to be apart, can use
+/// the most), then the one with more nodes that hold the image, then the one with the least room to
+/// spare.
+pub(super) fn scopes<'s, 'a>(
+    gang: &GangRequest,
+    classes: &[(usize, &Class)],
+    sites: &[&'s Site<'a>],
+    topology: &Topology,
+    level: usize,
+) -> Vec<Scope<'s, 'a>> {
+    if level == gang.topology.len() {
+        return vec![(sites.to_vec(), level)];
     }
-    domains
+    let domains = topology.levels()[level].divide(sites, |site| site.at);
+    let ranked = domains.into_iter().filter_map(|domain| {
+        let together = together(gang, &domain, topology)?;
+        Some(((together, estimate(&domain, classes)?), domain))
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, domain)| (domain, level)).collect()
 }
 
 /// Over how many places a gang that is to be apart could spread within a part of the topology;
 /// `None` where that is only one and the part would keep it from spreading at all.
-fn together(gang: &GangRequest, domain: &[&Site<'_>]) -> Option<Reverse<usize>> {
+fn together(
+    gang: &GangRequest,
+    domain: &[&Site<'_>],
+    topology: &Topology,
+) -> Option<Reverse<usize>> {
     let places = match &gang.spread {
         Spread::Pack => return Some(Reverse(0)),
         Spread::Nodes => domain.len(),
-        Spread::Label(label) => divide(domain, label, |site| site.node).len(),
+        Spread::Label(_) => {
+            let parts = domain.iter().map(|site| topology.apart().part_of(site.at));
+            parts.collect::<BTreeSet<_>>().len()
+        }
     };
     let places = places.min(gang.members.len());
     (places >= gang.members.len().min(2)).then_some(Reverse(places))
@@ -96,6 +90,10 @@ fn estimate(domain: &[&Site<'_>], classes: &[(usize, &Class)]) -> Option<Estimat
     let (mut nodes, mut bare, mut spare) = (0, 0, 0_u64);
     for (at, class) in classes {
         let wanted = as_u32(class.members.len());
+        let room = domain.iter().fold(0_u64, |sum, site| sum + u64::from(site.caps[*at]));
+        if room < u64::from(wanted) {
+            return None;
+        }
         let mut caps: Vec<(u32, bool)> =
             domain.iter().map(|site| (site.caps[*at], !site.holds)).collect();
         caps.sort_unstable_by_key(|(cap, bare)| (Reverse(*cap), *bare));
@@ -106,12 +104,8 @@ fn estimate(domain: &[&Site<'_>], classes: &[(usize, &Class)]) -> Option<Estimat
             needed
         });
         let used: Vec<bool> = used.map(|(_, bare)| *bare).collect();
-        if left > 0 {
-            return None;
-        }
         nodes = nodes.max(as_u32(used.len()));
         bare = bare.max(as_u32(used.iter().filter(|bare| **bare).count()));
-        let room = caps.iter().fold(0_u64, |sum, (cap, _)| sum + u64::from(*cap));
         spare += room.saturating_sub(u64::from(wanted));
     }
     Some((nodes, bare, spare))
