@@ -99,5 +99,8 @@ impl Cluster {
 }
 
 fn takes_whole_devices(request: &Request) -> bool {
-    request.gpu.as_ref().is_some_and(|gpu| matches!(gpu.amount, GpuAmount::Whole(_)))
+    request
+        .gpu
+        .as_ref()
+        .is_some_and(|gpu| gpu.mig.is_none() && matches!(gpu.amount, GpuAmount::Whole(_)))
 }

@@ -1,9 +1,12 @@
 //! MIG instances from the command line to the process that runs in one.
 
-use crate::stage::{PATIENCE, await_phase};
+use crate::stage::{IMAGE, PATIENCE, await_phase};
 use fgpu_integration::cli::Cli;
 use fgpu_integration::wait::until;
 use fgpu_integration::world::{AgentOptions, ManagerOptions, World};
+use fgpu_testkit::docker::{DockerEngine, DockerOptions};
+use fgpu_testkit::nvml::FakeNvml;
+use fgpu_testkit::nvml::config::{Config, DeviceConfig, MigConfig, MigInstanceConfig};
 use std::collections::BTreeSet;
 
 /// Two ordinary cards, and one in two instances of 1g.10gb and one of 3g.40gb.
@@ -112,4 +115,41 @@ fn only_who_asks_for_an_instance_gets_one() {
     assert!(many.contains("the most is 2"), "{many}");
     let place = cli.ok(&["run", "--dry-run", "--mig", "1g.10gb:2", "--", "true"]);
     assert!(place.contains("MIG-"), "{place}");
+}
+
+#[test]
+fn a_container_is_told_of_the_instance_that_nvml_lists() {
+    let engine = DockerEngine::start(DockerOptions::default());
+    engine.import_busybox(IMAGE);
+    let mut devices = vec![DeviceConfig::h100(0), DeviceConfig::h100(1)];
+    devices[1].mig = MigConfig::Enabled(vec![MigInstanceConfig {
+        uuid: "MIG-0f1e2d3c".to_owned(),
+        profile: None,
+        memory_mib: 9_856,
+        memory_used: 64 << 20,
+        multiprocessors: 16,
+        slices: 1,
+    }]);
+    let nvml = FakeNvml::new(&Config::with_devices(devices));
+    let mut world = World::new(ManagerOptions::embedded());
+    world.add_agent(AgentOptions::docker("a1", &nvml, &engine));
+    let cli = world.cli();
+
+    // What `nvidia-smi` would call it, although this driver does not say.
+    let flags = ["--mig", "1g.10gb", "--image", IMAGE];
+    let script = "echo $FGPU_DEVICES $CUDA_VISIBLE_DEVICES $FGPU_ISOLATION; \
+                  grep -c MIG /run/fgpu/slice.json >/dev/null && sleep 600";
+    let session = create(&cli, &flags, script);
+
+    let (device, isolation) = seen(&cli, &session);
+    assert_eq!((device.as_str(), isolation.as_str()), ("MIG-0f1e2d3c", "mig"));
+    await_phase(&cli, &session, "running");
+    until("what the instance is measured to hold", PATIENCE, || {
+        let devices = cli.json(&["device", "list"]);
+        let found = devices.as_array().unwrap().iter().find(|d| d["uuid"] == "MIG-0f1e2d3c");
+        let used = &found.ok_or_else(|| devices.to_string())?["usage"]["memory_used_bytes"];
+        if *used == 64 << 20 { Ok(()) } else { Err(devices.to_string()) }
+    });
+    cli.ok(&["stop", &session]);
+    await_phase(&cli, &session, "ended");
 }
