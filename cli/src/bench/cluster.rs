@@ -1,8 +1,8 @@
 //! `fgpu bench cluster`: a manager under a mix of sessions.
 //!
 //! A run first fills the cluster, then submits the sessions that are measured. What the first and
-//! the last tenth of them do is left out. A second, short run has a manager that commits every
-//! change by itself, so that what committing in groups gives can be seen beside it.
+//! the last tenth of them do is left out. Before it, a short run of the same kind has a manager that
+//! commits every change by itself, so that what committing in groups gives can be seen beside it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub(crate) struct ClusterBenchArgs {
     /// Use this etcd instead of starting one
     #[arg(long, value_name = "URLS")]
     etcd_endpoints: Option<String>,
-    /// Seconds of the second run, without group commit; 0: none
+    /// Seconds of the first run, without group commit, once the cluster is filled; 0: none
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     unbatched_seconds: u64,
     /// How to print the figures: `table` for people, `json` for programs
@@ -88,7 +88,6 @@ pub(crate) struct ClusterBenchArgs {
 struct Run {
     nodes: usize,
     sessions: usize,
-    warm: bool,
     /// Ends by itself after this long.
     limit: Option<Duration>,
     manager: ManagerOptions,
@@ -116,7 +115,6 @@ pub(crate) async fn run(args: ClusterBenchArgs) -> Result<(), Failure> {
         let run = Run {
             nodes: args.nodes,
             sessions: args.sessions,
-            warm: false,
             limit: Some(Duration::from_secs(args.unbatched_seconds)),
             manager,
         };
@@ -131,7 +129,6 @@ pub(crate) async fn run(args: ClusterBenchArgs) -> Result<(), Failure> {
     let run = Run {
         nodes: args.nodes,
         sessions: args.sessions,
-        warm: true,
         limit: None,
         manager: ManagerOptions::new("/fgpu-bench/cluster/")?,
     };
@@ -168,9 +165,8 @@ async fn measure(
     run: Run,
 ) -> Result<RunReport, Failure> {
     let capacity = u64::try_from(run.nodes).unwrap_or(u64::MAX) * u64::from(args.devices) * 1000;
-    let warm = if run.warm { warm_containers(args, capacity) } else { Vec::new() };
-    let first = warm.len();
-    let mut containers = warm;
+    let mut containers = warm_containers(args, capacity);
+    let first = containers.len();
     let jobs = args.mix.generate(run.sessions, args.seed);
     containers.extend(jobs.into_iter().map(|mut container| {
         container.job += first;
