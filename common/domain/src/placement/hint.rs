@@ -7,9 +7,10 @@ use super::fit::{Apart, apart};
 use super::layout::{Layout, allows, layout};
 use super::policy::Policy;
 use super::search::Placer;
+use super::shape::Kind;
 use super::view::View;
 use crate::ids::NodeName;
-use crate::slice::{GpuAmount, GpuRequest, Isolation, Split};
+use crate::slice::{DeviceUnits, GpuAmount, GpuRequest, Isolation, Split};
 use crate::units::{Fgpu, MemoryBytes};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -58,7 +59,7 @@ pub enum Hint {
         /// Where it would start.
         node: NodeName,
     },
-    /// Other MIG instances: fewer, or of another profile.
+    /// Other MIG instances: fewer, or of another profile; or one instead of a part of a device.
     Mig {
         /// The profile, as the driver names it.
         profile: String,
@@ -123,9 +124,11 @@ pub(super) fn hints(request: &Request, view: &View) -> Vec<Hint> {
     hints.extend(split(request, gpu, view));
     hints.extend(any_model(request, gpu, view));
     hints.extend(smaller(request, gpu, view));
-    if request.takes_instances() {
-        hints.extend(other_profile(request, gpu, view));
-    } else if request.isolation.is_none() {
+    hints.extend(match request.takes_instances() {
+        true => other_profile(request, gpu, view),
+        false => an_instance(request, gpu, view),
+    });
+    if !request.takes_instances() && request.isolation.is_none() {
         let shared = Request { isolation: Some(Isolation::Shared), ..request.clone() };
         hints.extend(starts_on(&shared, view).map(|node| Hint::Shared { node }));
     }
@@ -170,15 +173,40 @@ fn any_model(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
     Some(Hint::AnyModel { models: models.join(", "), node })
 }
 
+/// The smallest MIG instance that has the memory a part of one device was asked for.
+fn an_instance(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
+    if gpu.devices.is_some_and(|devices| devices.get() > 1) {
+        return None;
+    }
+    let holds = |units: &DeviceUnits| match gpu.amount {
+        GpuAmount::Fgpu(asked) => units.memory_of(asked) <= units.memory,
+        GpuAmount::Direct { memory: Some(asked), .. } => asked <= units.memory,
+        GpuAmount::Direct { memory: None, .. } | GpuAmount::Whole(_) => false,
+    };
+    let kinds = kinds(view).filter(|kind| holds(&kind.units));
+    let large: BTreeSet<_> =
+        kinds.filter_map(|kind| Some((kind.units.memory, kind.mig.as_deref()?))).collect();
+    large.into_iter().find_map(|(_, profile)| {
+        let instead = GpuRequest {
+            models: gpu.models.clone(),
+            ..GpuRequest::mig(profile.parse().ok()?, NonZeroU32::MIN)
+        };
+        let node = starts_on(&with_gpu(request, instead), view)?;
+        Some(Hint::Mig { profile: profile.to_owned(), count: 1, node })
+    })
+}
+
+/// The kinds of device that some node has.
+fn kinds(view: &View) -> impl Iterator<Item = &Kind> {
+    let live = view.shapes().list().iter().filter(|shape| shape.nodes > 0);
+    live.flat_map(|shape| &shape.kinds)
+}
+
 /// As many instances of the profile with the least memory above what was asked for, else with the most
 /// below.
 fn other_profile(request: &Request, gpu: &GpuRequest, view: &View) -> Option<Hint> {
     let wanted = gpu.mig.as_ref()?;
-    let kinds = || {
-        let live = view.shapes().list().iter().filter(|shape| shape.nodes > 0);
-        live.flat_map(|shape| &shape.kinds)
-    };
-    let known = || kinds().filter_map(|kind| Some((kind.units.memory, kind.mig.as_deref()?)));
+    let known = || kinds(view).filter_map(|kind| Some((kind.units.memory, kind.mig.as_deref()?)));
     let asked = known().filter(|(_, profile)| wanted.is(profile)).map(|(memory, _)| memory).max();
     let asked = asked.unwrap_or_default();
     let others: BTreeSet<_> = known().filter(|(_, profile)| !wanted.is(profile)).collect();

@@ -2,7 +2,7 @@
 
 use super::testing::*;
 use super::*;
-use crate::slice::{GpuRequest, Grant, Isolation, Slice, SliceError, UnitPolicy};
+use crate::slice::{GpuAmount, GpuRequest, Grant, Isolation, Slice, SliceError, UnitPolicy};
 use crate::units::Fgpu;
 use std::num::NonZeroU32;
 
@@ -65,7 +65,13 @@ fn without_a_profile_no_request_lands_on_an_instance() {
         let refused = refuse(&request, &view);
         let block = DeviceBlock::MigEnabled;
         assert_eq!(refused.reason("a"), Some(&Reason::DeviceBlocked { devices: 1, block }));
-        assert_eq!(refused.would_fit, []);
+        let instead = match request.gpu.as_ref().unwrap().amount {
+            GpuAmount::Fgpu(_) => {
+                vec![Hint::Mig { profile: SMALL.into(), count: 1, node: name_of("a") }]
+            }
+            _ => Vec::new(),
+        };
+        assert_eq!(refused.would_fit, instead);
     }
 }
 
@@ -208,6 +214,21 @@ fn a_card_still_held_as_a_whole_is_not_given_in_instances_as_well() {
     let held = Allocation { slices: vec![slice], ..Allocation::default() };
     view.release(&name_of("a"), &held).unwrap();
     assert_eq!(cards(&place(&instances(SMALL, 1), &view)), ["a/0"]);
+}
+
+#[test]
+fn what_waits_for_a_part_of_a_device_is_told_of_an_instance_that_is_large_enough() {
+    let mut view = view([partitioned("a", 1, &[&[SMALL, LARGE]])]);
+    fill(&whole(1), &mut view);
+    let hint = |request: &Request, view: &View| refuse(request, view).would_fit;
+    let of =
+        |profile: &str| vec![Hint::Mig { profile: profile.into(), count: 1, node: name_of("a") }];
+
+    assert_eq!(hint(&fgpu(1_200), &view), of(SMALL));
+    assert_eq!(hint(&fgpu(1_300), &view), of(LARGE), "more than an eighth of a card");
+    assert_eq!(hint(&fgpu(6_000), &view), [], "more than half of one");
+    fill(&instances(SMALL, 1), &mut view);
+    assert_eq!(hint(&fgpu(1_200), &view), of(LARGE));
 }
 
 #[test]

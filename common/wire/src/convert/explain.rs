@@ -135,7 +135,7 @@ fn hint_parts(hint: &Hint) -> Parts<'_> {
                 1 => profile.clone(),
                 count => format!("{profile}:{count}"),
             };
-            one("OTHER_MIG", "--mig", asked, node)
+            one("MIG", "--mig", asked, node)
         }
         Hint::AnyModel { node, .. } => one("WITHOUT_GPU_MODEL", "--gpu-model", String::new(), node),
         Hint::AnyNode { node } => one("WITHOUT_NODE", "--node", String::new(), node),
