@@ -18,6 +18,7 @@ Examples:
   fgpu run --fgpu 20 --devices 2 --image vllm/vllm-openai -- --model /models/llama
   fgpu run --gpu-memory 20GiB --gpu-compute 30% -d --name train --image my/image
   fgpu run --gpus 2 -it --image ubuntu -- bash
+  fgpu run --mig 1g.10gb --image my/image -- python serve.py
   fgpu run --fgpu 10 --dry-run
   fgpu run -d --fgpu 1 --array 1-100%10 --image my/image -- sh -c 'python eval.py $FGPU_ARRAY_INDEX'
   fgpu run -d --gpus 8 --size 4 --image my/image -- torchrun train.py
