@@ -8,7 +8,8 @@ use super::waiting::{has_ended, unit_of};
 use super::{Cluster, Refusal};
 use crate::class::PriorityClass;
 use crate::ids::{NodeName, SessionId};
-use crate::placement::{Allocation, Request};
+use crate::placement::Allocation;
+use crate::plans::gang::GangRequest;
 use crate::queue::Candidate;
 use crate::session::{Group, Phase, Resources, Session, SessionSpec, StopReason};
 use crate::time::UnixMillis;
@@ -19,10 +20,8 @@ use std::collections::BTreeMap;
 pub struct Blocked {
     /// The session, or the first of its gang.
     pub unit: SessionId,
-    /// What each of its members asks.
-    pub request: Request,
-    /// Members, placed together.
-    pub members: u32,
+    /// What its members ask, and how they are to lie.
+    pub gang: GangRequest,
     /// Since when it waits.
     pub waiting_since: UnixMillis,
     /// Its priority in the queue.
@@ -112,10 +111,10 @@ impl Cluster {
             _ => session.created_at,
         };
         let gang = session.group.as_ref().filter(|group| group.is_gang());
+        let members = gang.map_or(1, |group| usize::try_from(group.size).unwrap_or(usize::MAX));
         Blocked {
             unit: session.id.clone(),
-            request: self.request(&session.spec),
-            members: gang.map_or(1, |group| group.size),
+            gang: self.gang(&session.spec, &self.request(&session.spec), members),
             waiting_since: session.spec.start_at.map_or(waiting_since, |at| at.max(waiting_since)),
             priority: class.priority.saturating_add(session.spec.priority),
             class_priority: class.priority,
