@@ -20,8 +20,8 @@ pub(super) struct Timeline<'a> {
     view: &'a View,
     running: &'a [RunningSession],
     now: UnixMillis,
-    /// What is given back on a node and when, by the session.
-    ends: BTreeMap<&'a NodeName, Vec<End<'a>>>,
+    /// What is given back on a node and when, by the position of the node.
+    ends: Vec<Vec<End<'a>>>,
     /// What heads take on a node, and from when; `None`: it is closed.
     reserved: BTreeMap<NodeName, Vec<(Option<UnixMillis>, Allocation)>>,
 }
@@ -68,14 +68,16 @@ impl End<'_> {
 
 impl<'a> Timeline<'a> {
     pub(super) fn new(view: &'a View, running: &'a [RunningSession], now: UnixMillis) -> Self {
-        let mut ends: BTreeMap<&NodeName, Vec<End<'_>>> = BTreeMap::new();
+        let nodes: Vec<&NodeView> = view.iter().collect();
+        let mut ends: Vec<Vec<End<'_>>> = Vec::new();
+        ends.resize_with(nodes.len(), Vec::new);
         for (session, running) in running.iter().enumerate() {
             // What should have ended will end any moment.
             let at = running.ends_at.map(|end| end.max(now));
             for (name, allocation) in &running.held {
-                let Some(node) = view.get(name) else { continue };
-                let taken = Taken::of(allocation, node);
-                ends.entry(name).or_default().push(End { session, at, allocation, taken });
+                let Some(position) = view.position_of(name) else { continue };
+                let taken = Taken::of(allocation, nodes[position]);
+                ends[position].push(End { session, at, allocation, taken });
             }
         }
         Self { view, running, now, ends, reserved: BTreeMap::new() }
@@ -112,10 +114,14 @@ impl<'a> Timeline<'a> {
         self.after(name, |end| gone.contains(&end.session))
     }
 
+    fn ends_on(&self, name: &NodeName) -> &[End<'a>] {
+        let position = self.view.position_of(name);
+        position.and_then(|at| self.ends.get(at)).map_or(&[], Vec::as_slice)
+    }
+
     fn after(&self, name: &NodeName, ended: impl Fn(&End<'_>) -> bool) -> Option<Trial> {
         let mut trial = Trial::new(self.view.get(name)?, self.view.quantum()).ok()?;
-        let ends = self.ends.get(name).into_iter().flatten();
-        for end in ends.filter(|end| ended(end)) {
+        for end in self.ends_on(name).iter().filter(|end| ended(end)) {
             // What is not there to be given back is not counted on either.
             let _ = trial.give_back(end.allocation);
         }
@@ -192,7 +198,7 @@ impl<'a> Timeline<'a> {
         if fits(&room) {
             return Some(self.now);
         }
-        let ends = self.ends.get(&node.name)?;
+        let ends = self.ends_on(&node.name);
         let mut timed: Vec<(UnixMillis, &Taken)> =
             ends.iter().filter_map(|end| Some((end.at?, &end.taken))).collect();
         timed.sort_unstable_by_key(|(at, _)| *at);
@@ -237,7 +243,7 @@ impl<'a> Timeline<'a> {
 
     /// When more may be free anywhere after `first`, ascending.
     fn times_after(&self, first: UnixMillis) -> Vec<UnixMillis> {
-        let ends = self.ends.values().flatten().filter_map(|end| end.at);
+        let ends = self.ends.iter().flatten().filter_map(|end| end.at);
         let reserved = self.reserved.values().flatten().filter_map(|(at, _)| *at);
         let mut times: Vec<UnixMillis> = ends.chain(reserved).filter(|at| *at > first).collect();
         times.sort_unstable();
@@ -260,7 +266,7 @@ impl<'a> Timeline<'a> {
         for (at, node) in nodes.iter().enumerate() {
             let open = !gang.avoid.contains(&node.name)
                 && classes.iter().any(|it| in_question_later(&it.settled.tries()[0], node));
-            let ends = self.ends.get(&node.name).into_iter().flatten().filter(|_| open);
+            let ends = self.ends[at].iter().filter(|_| open);
             awaited.extend(ends.filter_map(|end| Some((end.at?, at, &end.taken))));
             let bounds = || self.bounds(classes, node, &Room::of(node));
             let alike = classes.iter().all(|it| in_question(&it.settled.tries()[0], node));
@@ -316,13 +322,13 @@ impl<'a> Timeline<'a> {
         ground: (&[&NodeView], &Topology),
         at: UnixMillis,
     ) -> Option<Vec<Grant>> {
-        let caps = |_: usize, node: &NodeView| {
+        let caps = |position: usize, node: &NodeView| {
             let mut reserved = self.reserved.get(&node.name).into_iter().flatten();
             if reserved.any(|(from, _)| from.is_none_or(|from| from > at)) {
                 return Rc::from([]);
             }
             let mut room = Room::of(node);
-            let ends = self.ends.get(&node.name).into_iter().flatten();
+            let ends = self.ends[position].iter();
             ends.filter(|end| end.by(at)).for_each(|end| room.give_back(&end.taken));
             Rc::from(self.bounds(classes, node, &room))
         };
@@ -332,7 +338,7 @@ impl<'a> Timeline<'a> {
 
     /// When more may be free on a node, ascending; from now on.
     fn times_of(&self, name: &NodeName) -> Vec<UnixMillis> {
-        let ends = self.ends.get(name).into_iter().flatten().filter_map(|end| end.at);
+        let ends = self.ends_on(name).iter().filter_map(|end| end.at);
         let reserved = self.reserved.get(name).into_iter().flatten().filter_map(|(at, _)| *at);
         let times: BTreeSet<UnixMillis> = ends.chain(reserved).chain([self.now]).collect();
         times.into_iter().collect()
