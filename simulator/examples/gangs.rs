@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         },
         policy: Policy::default(),
         seed: 42,
-        fills: if plan.is_empty() { vec![50, 80] } else { vec![95] },
+        fills: if plan.is_empty() { vec![50, 80] } else { vec![100] },
         decisions: 0,
         at_most: Duration::ZERO,
         waiting: 0,

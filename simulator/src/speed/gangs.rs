@@ -127,8 +127,9 @@ pub fn plan_speed(options: &SpeedOptions, limited: bool) -> Result<Vec<Duration>
     for fill_pct in &options.fills {
         bench.fill(*fill_pct)?;
     }
-    create(&mut bench, 64, 8, None)?;
+    let members = create(&mut bench, 64, 8, None)?;
     bench.decide();
+    debug_assert!(nodes_of(&bench, &members).is_empty(), "it is to find no room");
     let mut laps = Vec::new();
     for _ in 0..ROUNDS {
         bench.pass(Duration::from_millis(LATER_MS / 1000));

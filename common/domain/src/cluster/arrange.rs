@@ -12,6 +12,9 @@ pub const TOPOLOGY: [&str; 2] = ["fgpu.io/rack", "fgpu.io/zone"];
 impl Cluster {
     /// The gang that `count` sessions of `spec` are; each asks for `request`.
     pub(super) fn gang(&self, spec: &SessionSpec, request: &Request, count: usize) -> GangRequest {
+        // Nobody cares how the parts of devices of a gang lie that has no wish.
+        let close = spec.arrangement.is_some() || takes_whole_devices(request);
+        let topology = TOPOLOGY.iter().filter(|_| close).map(|&label| label.to_owned()).collect();
         GangRequest {
             members: vec![request.clone(); count],
             spread: match &spec.arrangement {
@@ -19,7 +22,7 @@ impl Cluster {
                 Some(Arrangement::Spread) => Spread::Nodes,
                 Some(Arrangement::SpreadOver(label)) => Spread::Label(label.clone()),
             },
-            topology: TOPOLOGY.map(str::to_owned).to_vec(),
+            topology,
             slow: request.shun.clone(),
             ..GangRequest::default()
         }

@@ -15,7 +15,6 @@ use super::rivals::{Blocked, Tenant};
 use crate::ids::{NodeName, SessionId};
 use crate::placement::{Allocation, Request};
 use crate::plans::RunningSession;
-use crate::plans::gang::GangRequest;
 use crate::plans::reservation::{Backfill, Candidate, Delay, Head, Reservation, Victim};
 use crate::queue::{Candidate as Queued, Place};
 use crate::session::{Session, SessionSpec};
@@ -320,11 +319,9 @@ impl Cluster {
 
 impl Blocked {
     fn head(&self) -> Head {
-        let members = usize::try_from(self.members).unwrap_or(usize::MAX);
-        let members = vec![self.request.clone(); members];
         Head {
             session: self.unit.clone(),
-            gang: GangRequest { members, ..GangRequest::default() },
+            gang: self.gang.clone(),
             waiting_since: self.waiting_since,
             priority: self.priority,
             takes: self.may_preempt.then_some(self.class_priority),

@@ -7,22 +7,21 @@
 use super::waiting::{has_ended, unit_of};
 use super::{Cluster, Refusal};
 use crate::class::PriorityClass;
-use crate::ids::{NodeName, SessionId};
-use crate::placement::{Allocation, Request};
+use crate::ids::{ClassName, NodeName, SessionId};
+use crate::placement::Allocation;
+use crate::plans::gang::GangRequest;
 use crate::queue::Candidate;
 use crate::session::{Group, Phase, Resources, Session, SessionSpec, StopReason};
 use crate::time::UnixMillis;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A waiting unit that found no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
     /// The session, or the first of its gang.
     pub unit: SessionId,
-    /// What each of its members asks.
-    pub request: Request,
-    /// Members, placed together.
-    pub members: u32,
+    /// What its members ask, and how they are to lie.
+    pub gang: GangRequest,
     /// Since when it waits.
     pub waiting_since: UnixMillis,
     /// Its priority in the queue.
@@ -112,10 +111,10 @@ impl Cluster {
             _ => session.created_at,
         };
         let gang = session.group.as_ref().filter(|group| group.is_gang());
+        let members = gang.map_or(1, |group| usize::try_from(group.size).unwrap_or(usize::MAX));
         Blocked {
             unit: session.id.clone(),
-            request: self.request(&session.spec),
-            members: gang.map_or(1, |group| group.size),
+            gang: self.gang(&session.spec, &self.request(&session.spec), members),
             waiting_since: session.spec.start_at.map_or(waiting_since, |at| at.max(waiting_since)),
             priority: class.priority.saturating_add(session.spec.priority),
             class_priority: class.priority,
@@ -128,22 +127,31 @@ impl Cluster {
     /// is being stopped, holds its place but yields it to nobody.
     #[must_use]
     pub fn tenants(&self, now: UnixMillis) -> Vec<Tenant> {
-        let mut tenants: BTreeMap<&SessionId, Tenant> = BTreeMap::new();
+        let mut tenants: Vec<Tenant> = Vec::new();
+        let mut gangs: HashMap<&SessionId, usize> = HashMap::new();
+        let mut classes: BTreeMap<ClassName, PriorityClass> = BTreeMap::new();
         for session in self.sessions.values() {
             if session.held().next().is_none() {
                 continue;
             }
-            let tenant = self.tenant(session, now);
-            match tenants.get_mut(unit_of(session)) {
-                Some(gang) => gang.join(tenant),
-                None => drop(tenants.insert(unit_of(session), tenant)),
+            let class = classes.entry(session.spec.class());
+            let class = class.or_insert_with(|| self.class_of(&session.spec));
+            let tenant = self.tenant(session, class, now);
+            let gang = session.group.as_ref().filter(|group| group.is_gang());
+            match gang.map(|gang| (gangs.get(&gang.id).copied(), &gang.id)) {
+                Some((Some(at), _)) => tenants[at].join(tenant),
+                Some((None, gang)) => {
+                    gangs.insert(gang, tenants.len());
+                    tenants.push(tenant);
+                }
+                None => tenants.push(tenant),
             }
         }
-        tenants.into_values().collect()
+        tenants.sort_by(|one, other| one.id.cmp(&other.id));
+        tenants
     }
 
-    fn tenant(&self, session: &Session, now: UnixMillis) -> Tenant {
-        let class = self.class_of(&session.spec);
+    fn tenant(&self, session: &Session, class: &PriorityClass, now: UnixMillis) -> Tenant {
         let placed_at = session.placed_at.unwrap_or(session.created_at);
         let grace_ms = session.stop_grace_ms.unwrap_or(session.spec.stop_grace_ms);
         let limit = session.spec.time_limit_ms.map(|limit| limit.saturating_add(grace_ms));
@@ -194,7 +202,7 @@ impl Cluster {
         let gang = session.group.as_ref().is_some_and(Group::is_gang);
         let members = if gang { self.group_of(&session) } else { vec![session.clone()] };
         let live = members.iter().filter(|member| !has_ended(member));
-        let mut tenants = live.map(|member| self.tenant(member, now));
+        let mut tenants = live.map(|member| self.tenant(member, &class, now));
         let allows = |tenant: Tenant| tenant.preemptible && tenant.min_run_over;
         if has_ended(&session) || !tenants.all(allows) {
             let rule = "its place may not be taken now";

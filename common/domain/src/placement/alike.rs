@@ -1,6 +1,7 @@
 //! Nodes in equal state, for plans that look at many nodes: what holds for one holds for the others.
 
 use super::view::{Identity, Versions, View};
+use crate::ids::NodeName;
 
 /// What is worked out once for all nodes in equal state.
 #[derive(Debug)]
@@ -27,6 +28,13 @@ impl<T> ByState<T> {
         let state = view.entries().get(position)?.state?;
         let known = self.known.get_mut(state.shape as usize)?.get_mut(state.at as usize)?;
         Some(known.get_or_insert_with(find))
+    }
+}
+
+impl View {
+    /// The position of a node among all.
+    pub(crate) fn position_of(&self, name: &NodeName) -> Option<usize> {
+        self.position(name).ok()
     }
 }
 

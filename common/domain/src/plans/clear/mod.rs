@@ -6,6 +6,8 @@
 //! preemption, here from the highest level down). Members are seated one after another.
 
 mod node;
+#[cfg(test)]
+mod tests;
 
 use super::capacity::{Room, Taken, at_most_in, in_question_later};
 use super::gang::{Class, GangRequest};
@@ -20,6 +22,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Nodes whose least harmful set is looked for in depth, per member; the others were ranked by
 /// the set a single reprieve leaves.
 const IN_DEPTH: usize = 32;
+
+/// Nodes looked at closely at first on a cluster that has more.
+const IN_QUESTION: usize = 128;
+/// For a gang at least so many times its members.
+const SPARE: usize = 4;
 
 /// A session that may go.
 #[derive(Debug, Clone)]
@@ -61,8 +68,9 @@ pub(super) struct Clearing<'a> {
     nodes: Vec<&'a NodeView>,
     /// Who is on each node, by position of the node.
     present: Vec<Vec<Present<'a>>>,
-    positions: BTreeMap<&'a NodeName, usize>,
     gone: BTreeSet<usize>,
+    /// How many nodes are looked at closely at first.
+    in_question: usize,
     /// Members by position of their node.
     seated: BTreeMap<usize, Vec<Seated>>,
 }
@@ -82,6 +90,22 @@ struct Known {
     least: BTreeMap<usize, Option<Harm>>,
 }
 
+/// How far sessions must go from nodes that are looked at closely.
+struct Near {
+    reach: Vec<Option<Reach>>,
+    looked_at: Vec<bool>,
+    /// The lowest level that may do on any of the others; `None`: there is none.
+    left_out: Option<Reach>,
+}
+
+impl Near {
+    /// Whether one of the others may do with a lower level than this node.
+    fn hides_better(&self, node: Option<usize>) -> bool {
+        let found = node.and_then(|node| self.reach[node]);
+        self.left_out.is_some_and(|least| found.is_none_or(|found| found > least))
+    }
+}
+
 /// Up to which level sessions must go for a member to fit: `None` where it fits as it is.
 type Reach = Option<i32>;
 
@@ -93,12 +117,12 @@ impl<'a> Clearing<'a> {
         occupants: &'a [Occupant<'a>],
     ) -> Self {
         let nodes: Vec<&NodeView> = view.iter().collect();
-        let positions: BTreeMap<&NodeName, usize> =
-            nodes.iter().enumerate().map(|(at, node)| (&node.name, at)).collect();
         let mut present: Vec<Vec<Present<'_>>> = vec![Vec::new(); nodes.len()];
         for (occupant, session) in occupants.iter().enumerate() {
             for (node, allocation) in session.held {
-                let Some(here) = positions.get(node).map(|at| &mut present[*at]) else { continue };
+                let Some(here) = view.position_of(node).map(|at| &mut present[at]) else {
+                    continue;
+                };
                 match here.last_mut().filter(|last| last.occupant == occupant) {
                     Some(last) => last.held.push(allocation),
                     None => here.push(Present { occupant, held: vec![allocation] }),
@@ -106,7 +130,8 @@ impl<'a> Clearing<'a> {
             }
         }
         let (gone, seated) = (BTreeSet::new(), BTreeMap::new());
-        Self { view, gang, classes, occupants, nodes, present, positions, gone, seated }
+        let in_question = IN_QUESTION.max(gang.members.len().saturating_mul(SPARE));
+        Self { view, gang, classes, occupants, nodes, present, gone, in_question, seated }
     }
 
     /// Seats all members, or says how many found a seat.
@@ -114,13 +139,19 @@ impl<'a> Clearing<'a> {
         let mut placed: usize = 0;
         for at in self.hardest_first() {
             let class = &self.classes[at];
-            let mut reach: Vec<Option<Reach>> =
-                (0..self.nodes.len()).map(|node| self.reach(class, node)).collect();
+            let mut near = self.near(class);
             let mut known = Known::default();
             for member in &class.members {
-                let node = self.least_harm(class, &reach, &mut known).ok_or(placed)?;
+                let mut node = self.least_harm(class, &near.reach, &mut known);
+                if near.hides_better(node) {
+                    near = self.all(class);
+                    node = self.least_harm(class, &near.reach, &mut known);
+                }
+                let node = node.ok_or(placed)?;
                 for changed in self.seat(node, at, *member).ok_or(placed)? {
-                    reach[changed] = self.reach(class, changed);
+                    if near.looked_at[changed] {
+                        near.reach[changed] = self.reach(class, changed);
+                    }
                     known.rough.remove(&changed);
                     known.least.remove(&changed);
                 }
@@ -141,6 +172,59 @@ impl<'a> Clearing<'a> {
             });
         }
         order
+    }
+
+    /// The nodes to look at closely: on a large cluster those where the least harm seems to be done.
+    fn near(&self, class: &Class) -> Near {
+        let most = self.in_question;
+        if self.nodes.len() <= most || !self.seated.is_empty() || !self.gone.is_empty() {
+            return self.all(class);
+        }
+        let estimates =
+            (0..self.nodes.len()).filter_map(|at| Some((self.estimate(class, at)?, at)));
+        let mut estimates: Vec<((Reach, usize, u128), usize)> = estimates.collect();
+        estimates.sort_unstable();
+        let left_out = estimates.get(most..).and_then(|rest| rest.first());
+        let left_out = left_out.map(|((level, ..), _)| *level);
+        let mut looked_at = vec![left_out.is_none(); self.nodes.len()];
+        let mut reach = vec![None; self.nodes.len()];
+        for (_, at) in estimates.into_iter().take(most) {
+            looked_at[at] = true;
+            reach[at] = self.reach(class, at);
+        }
+        Near { reach, looked_at, left_out }
+    }
+
+    fn all(&self, class: &Class) -> Near {
+        let reach = (0..self.nodes.len()).map(|node| self.reach(class, node)).collect();
+        Near { reach, looked_at: vec![true; self.nodes.len()], left_out: None }
+    }
+
+    /// How far sessions seem to have to go, how many and what is lost, by bounds alone: never too
+    /// far. `None` where a member never fits.
+    fn estimate(&self, class: &Class, node: usize) -> Option<(Reach, usize, u128)> {
+        let view = self.nodes[node];
+        let request = &class.settled.tries()[0];
+        if !in_question_later(request, view) || self.gang.avoid.contains(&view.name) {
+            return None;
+        }
+        let mut room = Room::of(view);
+        let fits = |room: &Room| at_most_in(room, &class.settled, view, self.view.quantum(), 1) > 0;
+        if fits(&room) {
+            return Some((None, 0, 0));
+        }
+        let mut present: Vec<&Present<'_>> = self.present[node].iter().collect();
+        present.sort_by_key(|here| (self.occupants[here.occupant].level, here.occupant));
+        let mut lost = 0_u128;
+        for (gone, here) in present.into_iter().enumerate() {
+            let occupant = &self.occupants[here.occupant];
+            here.held.iter().for_each(|held| room.give_back(&Taken::of(held, view)));
+            lost = lost.saturating_add(occupant.lost);
+            if fits(&room) {
+                return Some((Some(occupant.level), gone + 1, lost));
+            }
+        }
+        None
     }
 
     /// `None` where a member never fits, whoever goes.
@@ -220,7 +304,7 @@ impl<'a> Clearing<'a> {
         for occupant in found.gone {
             self.gone.insert(occupant);
             let held = self.occupants[occupant].held.iter();
-            changed.extend(held.filter_map(|(name, _)| self.positions.get(name).copied()));
+            changed.extend(held.filter_map(|(name, _)| self.view.position_of(name)));
         }
         self.seated.entry(node).or_default().push(Seated { member, class, grant: found.grant });
         Some(changed)
@@ -249,7 +333,7 @@ impl<'a> Clearing<'a> {
     fn seated_again(&self, occupant: usize) -> Option<Vec<(usize, Vec<Seated>)>> {
         let held = self.occupants[occupant].held.iter();
         let nodes: BTreeSet<usize> =
-            held.filter_map(|(name, _)| self.positions.get(name).copied()).collect();
+            held.filter_map(|(name, _)| self.view.position_of(name)).collect();
         let seated = |node: usize| {
             let members = self.seated.get(&node)?;
             Some(self.seat_on(node, members).map(|again| (node, again)))

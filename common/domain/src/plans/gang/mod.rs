@@ -26,7 +26,7 @@ pub use ever::most_ever;
 pub use topology::Closeness;
 
 use super::capacity::{Room, at_most, at_most_in, in_question};
-use super::trial::{Settled, as_u32};
+use super::trial::{Settled, Trial, as_u32};
 use crate::ids::NodeName;
 use crate::placement::{
     Allocation, ByState, NeverFits, NoPlacement, NodeView, Placer, Policy, Request, View,
@@ -37,7 +37,7 @@ use scope::{Site, levels, scopes};
 use seat::{Seated, Seating};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use topology::Topology;
+pub(super) use topology::Topology;
 
 /// What a gang asks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -179,7 +179,9 @@ pub fn place_gang_by(
     };
     let sites = sites(gang, &nodes, caps);
     let topology = closeness.of(view, &nodes, gang);
-    place_among(gang, &classes, &nodes, &sites, &topology, view.quantum())
+    let node = |at: usize| Trial::new(nodes.get(at)?, view.quantum()).ok();
+    let ground = Ground { nodes: &nodes, topology: &topology, node: &node };
+    place_among(gang, &classes, &sites, &ground)
 }
 
 /// Members that ask the same.
@@ -207,38 +209,45 @@ pub(super) fn classes(gang: &GangRequest, view: &View) -> Result<Vec<Class>, Gan
     distinct.into_iter().map(class).collect()
 }
 
-/// [`place_gang`] on `nodes`, which may differ from the view in what is free.
+/// The nodes a gang may lie on.
+pub(super) struct Ground<'a> {
+    nodes: &'a [&'a NodeView],
+    topology: &'a Topology,
+    /// A node on which members are seated, by its position; `None` where none can be.
+    node: &'a dyn Fn(usize) -> Option<Trial>,
+}
+
+/// [`place_gang`] on `nodes`, of which `caps` says by position what each may take of every class,
+/// and `node` what there is.
 pub(super) fn place_on(
     gang: &GangRequest,
     classes: &[Class],
-    nodes: &[&NodeView],
-    quantum: Fgpu,
+    (nodes, topology): (&[&NodeView], &Topology),
+    caps: impl FnMut(usize, &NodeView) -> Rc<[u32]>,
+    node: &dyn Fn(usize) -> Option<Trial>,
 ) -> Result<GangPlacement, GangRefused> {
-    let sites = sites(gang, nodes, |_, node| bounds(classes, node, quantum));
-    place_among(gang, classes, nodes, &sites, &Topology::new(nodes, gang), quantum)
+    place_among(gang, classes, &sites(gang, nodes, caps), &Ground { nodes, topology, node })
 }
 
 fn place_among(
     gang: &GangRequest,
     classes: &[Class],
-    nodes: &[&NodeView],
-    sites: &[Site<'_>],
-    topology: &Topology,
-    quantum: Fgpu,
+    sites: &[Site],
+    ground: &Ground<'_>,
 ) -> Result<GangPlacement, GangRefused> {
     let classes = hardest_first(classes, sites);
-    let fast: Vec<&Site<'_>> = sites.iter().filter(|site| !site.slow).collect();
-    let all: Vec<&Site<'_>> = sites.iter().collect();
+    let fast: Vec<&Site> = sites.iter().filter(|site| !site.slow).collect();
+    let all: Vec<&Site> = sites.iter().collect();
     let passes = if fast.len() < all.len() { vec![fast, all] } else { vec![all] };
     let mut seated = Vec::new();
     for sites in passes {
-        for level in levels(gang, topology) {
-            for (scope, closer) in scopes(gang, &classes, &sites, topology, level) {
-                let mut seating = Seating::new(gang, &scope, topology, quantum);
+        for level in levels(gang, ground.topology) {
+            for (scope, closer) in scopes(gang, &classes, &sites, ground.topology, level) {
+                let mut seating = Seating::new(gang, &scope, ground);
                 seating.seat_all(&classes, closer);
                 seated = seating.into_seated();
                 if seated.len() == gang.members.len() {
-                    return Ok(placement(gang, seated, nodes, topology));
+                    return Ok(placement(gang, seated, ground));
                 }
             }
         }
@@ -262,17 +271,16 @@ fn room(classes: &[Class], node: &NodeView, quantum: Fgpu) -> Rc<[u32]> {
 }
 
 /// The nodes in question, with what each may take of every class.
-fn sites<'a>(
+fn sites(
     gang: &GangRequest,
-    nodes: &[&'a NodeView],
+    nodes: &[&NodeView],
     mut caps: impl FnMut(usize, &NodeView) -> Rc<[u32]>,
-) -> Vec<Site<'a>> {
+) -> Vec<Site> {
     let open = nodes.iter().enumerate().filter(|(_, node)| !gang.avoid.contains(&node.name));
-    let site = |(at, node): (usize, &&'a NodeView)| {
+    let site = |(at, node): (usize, &&NodeView)| {
         let caps = caps(at, node);
         caps.iter().any(|cap| *cap > 0).then(|| Site {
             at,
-            node,
             caps,
             slow: gang.slow.contains(&node.name),
             holds: gang.holds.contains(&node.name),
@@ -282,7 +290,7 @@ fn sites<'a>(
 }
 
 /// Classes by how scarce room for them is, each with its position among the bounds of a site.
-fn hardest_first<'a>(classes: &'a [Class], sites: &[Site<'_>]) -> Vec<(usize, &'a Class)> {
+fn hardest_first<'a>(classes: &'a [Class], sites: &[Site]) -> Vec<(usize, &'a Class)> {
     let mut order: Vec<(usize, &Class)> = classes.iter().enumerate().collect();
     order.sort_by_key(|(at, class)| {
         let room = sites.iter().fold(0_u64, |sum, site| sum + u64::from(site.caps[*at]));
@@ -292,21 +300,16 @@ fn hardest_first<'a>(classes: &'a [Class], sites: &[Site<'_>]) -> Vec<(usize, &'
     order
 }
 
-fn placement(
-    gang: &GangRequest,
-    mut seated: Vec<Seated>,
-    nodes: &[&NodeView],
-    topology: &Topology,
-) -> GangPlacement {
+fn placement(gang: &GangRequest, mut seated: Vec<Seated>, ground: &Ground<'_>) -> GangPlacement {
     seated.sort_by_key(|seated| seated.member);
     let used: BTreeSet<usize> = seated.iter().map(|seated| seated.node).collect();
     let grants: Vec<Grant> = seated.into_iter().map(|seated| seated.grant).collect();
-    let parts = topology.levels().iter().map(|level| {
+    let parts = ground.topology.levels().iter().map(|level| {
         let parts = used.iter().map(|node| level.part_of(*node));
         parts.collect::<BTreeSet<_>>().len()
     });
     let domains = parts.collect();
-    let names = used.iter().map(|node| &nodes[*node].name).collect::<BTreeSet<_>>();
+    let names = used.iter().map(|node| &ground.nodes[*node].name).collect::<BTreeSet<_>>();
     let slow = names.into_iter().filter(|name| gang.slow.contains(*name)).cloned().collect();
     GangPlacement { grants, nodes: used.len(), domains, slow }
 }

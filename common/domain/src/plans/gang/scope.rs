@@ -2,7 +2,6 @@
 
 use super::topology::Topology;
 use super::{Class, GangRequest, Spread};
-use crate::placement::NodeView;
 use crate::plans::trial::as_u32;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,10 +9,9 @@ use std::rc::Rc;
 
 /// A node in question.
 #[derive(Debug)]
-pub(super) struct Site<'a> {
+pub(super) struct Site {
     /// Its position among the nodes.
     pub(super) at: usize,
-    pub(super) node: &'a NodeView,
     /// Per class, how many members may have room: never fewer than do.
     pub(super) caps: Rc<[u32]>,
     pub(super) slow: bool,
@@ -21,7 +19,7 @@ pub(super) struct Site<'a> {
 }
 
 /// Sites to seat a gang on, and how many levels divide them further, closest first.
-pub(super) type Scope<'s, 'a> = (Vec<&'s Site<'a>>, usize);
+pub(super) type Scope<'s> = (Vec<&'s Site>, usize);
 
 /// The levels in which the parts are that may hold all of a gang, closest first; the last is the
 /// whole.
@@ -43,13 +41,13 @@ pub(super) fn levels(gang: &GangRequest, topology: &Topology) -> Vec<usize> {
 /// The one where the gang needs the fewest nodes comes first (or, where it is to be apart, can use
 /// the most), then the one with more nodes that hold the image, then the one with the least room to
 /// spare.
-pub(super) fn scopes<'s, 'a>(
+pub(super) fn scopes<'s>(
     gang: &GangRequest,
     classes: &[(usize, &Class)],
-    sites: &[&'s Site<'a>],
+    sites: &[&'s Site],
     topology: &Topology,
     level: usize,
-) -> Vec<Scope<'s, 'a>> {
+) -> Vec<Scope<'s>> {
     if level == gang.topology.len() {
         return vec![(sites.to_vec(), level)];
     }
@@ -65,11 +63,7 @@ pub(super) fn scopes<'s, 'a>(
 
 /// Over how many places a gang that is to be apart could spread within a part of the topology;
 /// `None` where that is only one and the part would keep it from spreading at all.
-fn together(
-    gang: &GangRequest,
-    domain: &[&Site<'_>],
-    topology: &Topology,
-) -> Option<Reverse<usize>> {
+fn together(gang: &GangRequest, domain: &[&Site], topology: &Topology) -> Option<Reverse<usize>> {
     let places = match &gang.spread {
         Spread::Pack => return Some(Reverse(0)),
         Spread::Nodes => domain.len(),
@@ -86,7 +80,7 @@ fn together(
 type Estimate = (u32, u32, u64);
 
 /// How well a part of the topology would suit; `None` where it cannot hold the gang.
-fn estimate(domain: &[&Site<'_>], classes: &[(usize, &Class)]) -> Option<Estimate> {
+fn estimate(domain: &[&Site], classes: &[(usize, &Class)]) -> Option<Estimate> {
     let (mut nodes, mut bare, mut spare) = (0, 0, 0_u64);
     for (at, class) in classes {
         let wanted = as_u32(class.members.len());

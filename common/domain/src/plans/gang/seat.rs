@@ -3,21 +3,18 @@
 mod order;
 
 use super::scope::Site;
-use super::topology::{Level, Topology};
-use super::{Class, GangRequest, Spread};
-use crate::placement::NodeView;
+use super::topology::Level;
+use super::{Class, GangRequest, Ground, Spread};
 use crate::plans::capacity::sum;
 use crate::plans::trial::{Trial, as_u32, as_usize};
 use crate::slice::Grant;
-use crate::units::Fgpu;
 use order::{Fullest, Queue};
 use std::cmp::Reverse;
 
 /// A seating in the making.
 pub(super) struct Seating<'a> {
     gang: &'a GangRequest,
-    topology: &'a Topology,
-    quantum: Fgpu,
+    ground: &'a Ground<'a>,
     seats: Vec<Seat<'a>>,
     seated: Vec<Seated>,
 }
@@ -33,7 +30,7 @@ pub(super) struct Seated {
 
 /// A node with the members seated on it.
 struct Seat<'a> {
-    site: &'a Site<'a>,
+    site: &'a Site,
     /// Made when the first member comes.
     trial: Option<Box<Trial>>,
     members: u32,
@@ -42,15 +39,10 @@ struct Seat<'a> {
 }
 
 impl<'a> Seating<'a> {
-    pub(super) fn new(
-        gang: &'a GangRequest,
-        scope: &[&'a Site<'a>],
-        topology: &'a Topology,
-        quantum: Fgpu,
-    ) -> Self {
-        let seat = |site: &&'a Site<'a>| Seat { site, trial: None, members: 0, room: 0 };
+    pub(super) fn new(gang: &'a GangRequest, scope: &[&'a Site], ground: &'a Ground<'a>) -> Self {
+        let seat = |site: &&'a Site| Seat { site, trial: None, members: 0, room: 0 };
         let seats = scope.iter().map(seat).collect();
-        Self { gang, topology, quantum, seats, seated: Vec::new() }
+        Self { gang, ground, seats, seated: Vec::new() }
     }
 
     /// Seats class after class, and stops at the first that has no room. So many levels, `closer`,
@@ -88,7 +80,7 @@ impl<'a> Seating<'a> {
     /// Fills part after part of the widest level, and within each of the next; without levels
     /// node after node. `left` are the members without a seat.
     fn pack(&mut self, class: &Class, among: &[usize], closer: usize, left: &mut &[usize]) {
-        let levels = &self.topology.levels()[..closer];
+        let levels = &self.ground.topology.levels()[..closer];
         let Some(widest) = levels.iter().rposition(Level::carried) else {
             return self.pack_nodes(class, among, left);
         };
@@ -167,7 +159,7 @@ impl<'a> Seating<'a> {
         let all: Vec<usize> = (0..self.seats.len()).collect();
         let mut parts = Queue::default();
         let mut nodes = Vec::new();
-        for part in self.topology.apart().divide(&all, |at| self.seats[at].site.at) {
+        for part in self.ground.topology.apart().divide(&all, |at| self.seats[at].site.at) {
             parts.enter(nodes.len(), self.part_key(&part));
             let mut within = Queue::default();
             for at in &part {
@@ -198,11 +190,10 @@ impl<'a> Seating<'a> {
     fn seat(&mut self, class: &Class, at: usize, most: usize, left: &mut &[usize]) {
         let seat = &mut self.seats[at];
         let wanted = seat.room.min(as_u32(most));
-        let node: &NodeView = seat.site.node;
-        let trial = match seat.trial.take() {
-            Some(trial) => Some(trial),
-            None => Trial::new(node, self.quantum).ok().map(Box::new),
-        };
+        let trial = seat.trial.take().or_else(|| {
+            let trial = (self.ground.node)(seat.site.at);
+            trial.map(Box::new)
+        });
         let Some(mut trial) = trial else {
             seat.room = 0;
             return;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// The parts of some nodes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Topology {
+pub(in crate::plans) struct Topology {
     levels: Arc<[Level]>,
     apart: Level,
 }
@@ -44,7 +44,7 @@ pub(super) struct Level {
 
 impl Topology {
     /// `nodes` divided by what says which are close, and by what members of `gang` are to be apart.
-    pub(super) fn new(nodes: &[&NodeView], gang: &GangRequest) -> Self {
+    pub(in crate::plans) fn new(nodes: &[&NodeView], gang: &GangRequest) -> Self {
         Self { levels: close(nodes, gang), apart: apart(nodes, gang) }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::placement::{Placer, Policy, Request};
+use crate::plans::gang::Spread;
 use crate::plans::testing::{Coming, cluster, coming, crowd, end, request, session_id, take};
 use proptest::prelude::*;
 
@@ -20,17 +21,29 @@ fn candidate() -> impl Strategy<Value = Offered> {
 
 fn head() -> impl Strategy<Value = Head> {
     let members = prop_oneof![3 => Just(1_usize), 1 => 2_usize..4];
-    (request(), members, 0_u64..1_000).prop_map(|(request, members, since)| Head {
+    let spread = prop_oneof![
+        3 => Just(Spread::Pack),
+        1 => Just(Spread::Nodes),
+        1 => Just(Spread::Label("rack".to_owned())),
+    ];
+    let lie = (spread, any::<bool>());
+    (request(), members, 0_u64..1_000, lie).prop_map(|(request, members, since, lie)| Head {
         session: session_id(900),
-        gang: GangRequest { members: vec![request; members], ..GangRequest::default() },
+        gang: GangRequest {
+            members: vec![request; members],
+            spread: lie.0,
+            topology: ["rack", "zone"].iter().filter(|_| lie.1).map(|&it| it.to_owned()).collect(),
+            ..GangRequest::default()
+        },
         waiting_since: UnixMillis(since),
         priority: 0,
         takes: None,
     })
 }
 
-fn fits_now(view: &View, head: &Head) -> bool {
-    crate::plans::gang::place_gang(&head.gang, view).is_ok()
+/// Where a head lies if it starts now.
+fn starts_now(view: &View, head: &Head) -> Option<Vec<Grant>> {
+    crate::plans::gang::place_gang(&head.gang, view).ok().map(|placed| placed.grants)
 }
 
 /// Starts every candidate that has room and delays no head, as a manager would.
@@ -128,7 +141,7 @@ proptest! {
     }
 
     #[test]
-    fn a_promised_time_is_the_earliest_for_equal_members(
+    fn a_promise_is_the_earliest_time_and_the_place_that_is_then_taken(
         (mut view, coming) in crowded(),
         head in head(),
     ) {
@@ -143,12 +156,18 @@ proptest! {
         let mut first = None;
         for at in times {
             pass(&mut view, &mut running, at);
-            if fits_now(&view, &head) {
-                first = Some(at);
+            if let Some(grants) = starts_now(&view, &head) {
+                first = Some((at, grants));
                 break;
             }
         }
-        prop_assert_eq!(reservation.at, first);
+        let nodes = |grants: &[Grant]| {
+            grants.iter().map(|grant| grant.node.clone()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(reservation.at, first.as_ref().map(|(at, _)| *at));
+        if let Some((_, grants)) = first.filter(|(_, grants)| grants.len() > 1) {
+            prop_assert_eq!(nodes(&reservation.grants), nodes(&grants), "as it is to lie");
+        }
     }
 
     #[test]

@@ -2,30 +2,26 @@
 
 use super::Reservation;
 use crate::ids::NodeName;
-use crate::placement::{Allocation, NodeState, NodeView, View};
-use crate::plans::capacity::{Room, Taken, at_most_in, in_question_later};
+use crate::placement::{Allocation, ByState, NodeState, NodeView, View};
+use crate::plans::capacity::{Room, Taken, at_most_in, in_question, in_question_later};
 use crate::plans::clear::{Cleared, Clearing, Occupant};
-use crate::plans::gang::{Class, GangRequest, Spread, place_on};
+use crate::plans::gang::{Class, GangRequest, Topology, place_on};
 use crate::plans::preempt::{Leaving, least_harm};
 use crate::plans::running::{RunningSession, share};
 use crate::plans::trial::{Trial, as_u32};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Nodes on which a gang is tried at least where they may have room, if there are as many.
-const MOST_TRIED: usize = 64;
-/// Of a larger cluster so many nodes are tried that this many times the gang may have room there.
-const SPARE: u32 = 4;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::rc::Rc;
 
 /// The cluster over time.
 pub(super) struct Timeline<'a> {
     view: &'a View,
     running: &'a [RunningSession],
     now: UnixMillis,
-    /// What is given back on a node and when, by the session.
-    ends: BTreeMap<&'a NodeName, Vec<End<'a>>>,
+    /// What is given back on a node and when, by the position of the node.
+    ends: Vec<Vec<End<'a>>>,
     /// What heads take on a node, and from when; `None`: it is closed.
     reserved: BTreeMap<NodeName, Vec<(Option<UnixMillis>, Allocation)>>,
 }
@@ -37,6 +33,33 @@ struct End<'a> {
     taken: Taken,
 }
 
+/// What will be given back on a node, by its position; the earliest comes first.
+struct Ended<'a> {
+    at: UnixMillis,
+    node: usize,
+    taken: &'a Taken,
+}
+
+impl Ord for Ended<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.node).cmp(&(other.at, other.node))
+    }
+}
+
+impl PartialOrd for Ended<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ended<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ended<'_> {}
+
 impl End<'_> {
     fn by(&self, at: UnixMillis) -> bool {
         self.at.is_some_and(|end| end <= at)
@@ -45,14 +68,16 @@ impl End<'_> {
 
 impl<'a> Timeline<'a> {
     pub(super) fn new(view: &'a View, running: &'a [RunningSession], now: UnixMillis) -> Self {
-        let mut ends: BTreeMap<&NodeName, Vec<End<'_>>> = BTreeMap::new();
+        let nodes: Vec<&NodeView> = view.iter().collect();
+        let mut ends: Vec<Vec<End<'_>>> = Vec::new();
+        ends.resize_with(nodes.len(), Vec::new);
         for (session, running) in running.iter().enumerate() {
             // What should have ended will end any moment.
             let at = running.ends_at.map(|end| end.max(now));
             for (name, allocation) in &running.held {
-                let Some(node) = view.get(name) else { continue };
-                let taken = Taken::of(allocation, node);
-                ends.entry(name).or_default().push(End { session, at, allocation, taken });
+                let Some(position) = view.position_of(name) else { continue };
+                let taken = Taken::of(allocation, nodes[position]);
+                ends[position].push(End { session, at, allocation, taken });
             }
         }
         Self { view, running, now, ends, reserved: BTreeMap::new() }
@@ -89,10 +114,14 @@ impl<'a> Timeline<'a> {
         self.after(name, |end| gone.contains(&end.session))
     }
 
+    fn ends_on(&self, name: &NodeName) -> &[End<'a>] {
+        let position = self.view.position_of(name);
+        position.and_then(|at| self.ends.get(at)).map_or(&[], Vec::as_slice)
+    }
+
     fn after(&self, name: &NodeName, ended: impl Fn(&End<'_>) -> bool) -> Option<Trial> {
         let mut trial = Trial::new(self.view.get(name)?, self.view.quantum()).ok()?;
-        let ends = self.ends.get(name).into_iter().flatten();
-        for end in ends.filter(|end| ended(end)) {
+        for end in self.ends_on(name).iter().filter(|end| ended(end)) {
             // What is not there to be given back is not counted on either.
             let _ = trial.give_back(end.allocation);
         }
@@ -169,7 +198,7 @@ impl<'a> Timeline<'a> {
         if fits(&room) {
             return Some(self.now);
         }
-        let ends = self.ends.get(&node.name)?;
+        let ends = self.ends_on(&node.name);
         let mut timed: Vec<(UnixMillis, &Taken)> =
             ends.iter().filter_map(|end| Some((end.at?, &end.taken))).collect();
         timed.sort_unstable_by_key(|(at, _)| *at);
@@ -189,22 +218,22 @@ impl<'a> Timeline<'a> {
         gang: &GangRequest,
         classes: &[Class],
     ) -> Option<(UnixMillis, Vec<Grant>)> {
-        let ends = self.ends.values().flatten().filter_map(|end| end.at);
-        let reserved = self.reserved.values().flatten().filter_map(|(at, _)| *at);
-        let times: BTreeSet<UnixMillis> = ends.chain(reserved).chain([self.now]).collect();
-        let times: Vec<UnixMillis> = times.into_iter().collect();
-        let first = times.partition_point(|at| !self.may_fit(gang, classes, *at));
-        let times = times.get(first..).filter(|times| !times.is_empty())?;
-        let place = |at: usize| Some((times[at], self.place_at(gang, classes, times[at])?));
+        let nodes: Vec<&NodeView> = self.view.iter().collect();
+        let topology = Topology::new(&nodes, gang);
+        let first = self.may_fit_from(gang, classes, &nodes)?;
+        let place =
+            |at: UnixMillis| Some((at, self.place_at(gang, classes, (&nodes, &topology), at)?));
         // Mostly the bound is met.
-        if let Some(found) = place(0) {
+        if let Some(found) = place(first) {
             return Some(found);
         }
-        let mut best = place(times.len() - 1)?;
-        let (mut low, mut high) = (1, times.len() - 1);
+        let times = self.times_after(first);
+        let (last, times) = times.split_last()?;
+        let mut best = place(*last)?;
+        let (mut low, mut high) = (0, times.len());
         while low < high {
             let middle = low.midpoint(high);
-            match place(middle) {
+            match place(times[middle]) {
                 Some(found) => (best, high) = (found, middle),
                 None => low = middle + 1,
             }
@@ -212,69 +241,104 @@ impl<'a> Timeline<'a> {
         Some(best)
     }
 
-    /// Whether all nodes together may hold each class by then: never `false` where they do.
-    fn may_fit(&self, gang: &GangRequest, classes: &[Class], at: UnixMillis) -> bool {
-        classes.iter().all(|class| {
-            let mut left = as_u32(class.members.len());
-            for node in self.view.iter().filter(|node| !gang.avoid.contains(&node.name)) {
-                left -= self.bound(class, node, at, left);
-                if left == 0 {
-                    return true;
-                }
-            }
-            false
-        })
+    /// When more may be free anywhere after `first`, ascending.
+    fn times_after(&self, first: UnixMillis) -> Vec<UnixMillis> {
+        let ends = self.ends.iter().flatten().filter_map(|end| end.at);
+        let reserved = self.reserved.values().flatten().filter_map(|(at, _)| *at);
+        let mut times: Vec<UnixMillis> = ends.chain(reserved).filter(|at| *at > first).collect();
+        times.sort_unstable();
+        times.dedup();
+        times
     }
 
-    /// How many of at most `most` members of a class a node may hold by then, heads left aside.
-    fn bound(&self, class: &Class, node: &NodeView, at: UnixMillis, most: u32) -> u32 {
-        if !in_question_later(&class.settled.tries()[0], node) {
-            return 0;
+    /// The first time at which all nodes together may hold each class: never later than they do.
+    /// What ends is given back in the order of time until they may.
+    fn may_fit_from(
+        &self,
+        gang: &GangRequest,
+        classes: &[Class],
+        nodes: &[&'a NodeView],
+    ) -> Option<UnixMillis> {
+        let mut awaited: Vec<(UnixMillis, usize, &Taken)> = Vec::new();
+        let mut found: Vec<Vec<u32>> = Vec::with_capacity(nodes.len());
+        let mut sums = vec![0_u64; classes.len()];
+        let mut known = ByState::new(self.view);
+        for (at, node) in nodes.iter().enumerate() {
+            let open = !gang.avoid.contains(&node.name)
+                && classes.iter().any(|it| in_question_later(&it.settled.tries()[0], node));
+            let ends = self.ends[at].iter().filter(|_| open);
+            awaited.extend(ends.filter_map(|end| Some((end.at?, at, &end.taken))));
+            let bounds = || self.bounds(classes, node, &Room::of(node));
+            let alike = classes.iter().all(|it| in_question(&it.settled.tries()[0], node));
+            let here = match open {
+                true if alike => known.of(self.view, at, bounds).cloned(),
+                true => Some(bounds()),
+                false => None,
+            };
+            let here = here.unwrap_or_else(|| vec![0; classes.len()]);
+            sums.iter_mut().zip(&here).for_each(|(sum, more)| *sum += u64::from(*more));
+            found.push(here);
         }
-        let mut room = Room::of(node);
-        let ends = self.ends.get(&node.name).into_iter().flatten();
-        ends.filter(|end| end.by(at)).for_each(|end| room.give_back(&end.taken));
-        at_most_in(&room, &class.settled, node, self.view.quantum(), most)
+        let enough = |sums: &[u64]| {
+            let members = classes.iter().map(|class| u64::from(as_u32(class.members.len())));
+            sums.iter().zip(members).all(|(sum, members)| *sum >= members)
+        };
+        if enough(&sums) {
+            return Some(self.now);
+        }
+        let order = |(at, node, taken)| Reverse(Ended { at, node, taken });
+        let mut awaited: BinaryHeap<_> = awaited.into_iter().map(order).collect();
+        let mut rooms: HashMap<usize, Room> = HashMap::new();
+        while let Some(Reverse(Ended { at, node, taken })) = awaited.pop() {
+            let room = rooms.entry(node).or_insert_with(|| Room::of(nodes[node]));
+            room.give_back(taken);
+            for (of, now) in self.bounds(classes, nodes[node], room).into_iter().enumerate() {
+                sums[of] += u64::from(now.saturating_sub(found[node][of]));
+                found[node][of] = now;
+            }
+            if enough(&sums) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// How many members of each class a node may hold with this room, heads left aside.
+    fn bounds(&self, classes: &[Class], node: &NodeView, room: &Room) -> Vec<u32> {
+        let bound = |class: &Class| {
+            if !in_question_later(&class.settled.tries()[0], node) {
+                return 0;
+            }
+            let most = as_u32(class.members.len());
+            at_most_in(room, &class.settled, node, self.view.quantum(), most)
+        };
+        classes.iter().map(bound).collect()
     }
 
     fn place_at(
         &self,
         gang: &GangRequest,
         classes: &[Class],
+        ground: (&[&NodeView], &Topology),
         at: UnixMillis,
     ) -> Option<Vec<Grant>> {
-        let members = as_u32(gang.members.len());
-        let bound = |node: &NodeView| {
-            let bounds = classes.iter().map(|class| self.bound(class, node, at, members));
-            bounds.max().unwrap_or(0)
+        let caps = |position: usize, node: &NodeView| {
+            let mut reserved = self.reserved.get(&node.name).into_iter().flatten();
+            if reserved.any(|(from, _)| from.is_none_or(|from| from > at)) {
+                return Rc::from([]);
+            }
+            let mut room = Room::of(node);
+            let ends = self.ends[position].iter();
+            ends.filter(|end| end.by(at)).for_each(|end| room.give_back(&end.taken));
+            Rc::from(self.bounds(classes, node, &room))
         };
-        let mut useful: Vec<(u32, &NodeView)> = self
-            .view
-            .iter()
-            .map(|node| (bound(node), node))
-            .filter(|(most, _)| *most > 0)
-            .collect();
-        if useful.len() > MOST_TRIED && gang.topology.is_empty() && gang.spread == Spread::Pack {
-            // It goes where the most members may have room: of those there are enough.
-            useful.sort_by_key(|(most, _)| Reverse(*most));
-            let mut room = 0_u32;
-            let enough = useful.iter().take_while(|(most, _)| {
-                let more = room < members.saturating_mul(SPARE);
-                room = room.saturating_add(*most);
-                more
-            });
-            useful.truncate(enough.count().max(MOST_TRIED));
-        }
-        let later = useful.into_iter();
-        let later: Vec<NodeView> =
-            later.filter_map(|(_, node)| self.node_at(&node.name, at)?.node().cloned()).collect();
-        let nodes: Vec<&NodeView> = later.iter().collect();
-        place_on(gang, classes, &nodes, self.view.quantum()).ok().map(|placed| placed.grants)
+        let node = |position: usize| self.node_at(&ground.0.get(position)?.name, at);
+        place_on(gang, classes, ground, caps, &node).ok().map(|placed| placed.grants)
     }
 
     /// When more may be free on a node, ascending; from now on.
     fn times_of(&self, name: &NodeName) -> Vec<UnixMillis> {
-        let ends = self.ends.get(name).into_iter().flatten().filter_map(|end| end.at);
+        let ends = self.ends_on(name).iter().filter_map(|end| end.at);
         let reserved = self.reserved.get(name).into_iter().flatten().filter_map(|(at, _)| *at);
         let times: BTreeSet<UnixMillis> = ends.chain(reserved).chain([self.now]).collect();
         times.into_iter().collect()
