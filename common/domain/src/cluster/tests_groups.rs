@@ -7,7 +7,6 @@ use crate::session::{
     Arrangement, Condition, Dependency, Members, OnDisconnect, OnLost, Outcome, Phase, SessionSpec,
     StopReason,
 };
-use crate::slice::GpuAmount;
 
 /// The ids of a group made with `number`.
 fn ids(number: usize, size: u32) -> Vec<SessionId> {
@@ -294,49 +293,6 @@ fn a_gang_lies_together_or_apart_as_it_asks() {
         .sum();
     assert_eq!(in_first, 2, "{nodes:?}");
     check(&over).unwrap();
-}
-
-/// Two nodes of one model and one of another.
-fn two_models() -> Cluster {
-    let mut cluster = Cluster::new(settings());
-    for (name, model, devices) in [("n1", "A", 2), ("n2", "B", 4), ("n3", "A", 4)] {
-        let mut inventory = inventory(name, devices);
-        for device in &mut inventory.devices {
-            model.clone_into(&mut device.model);
-        }
-        let (agent_id, inventory) = (format!("agent-{name}"), Box::new(inventory));
-        let name = node_name(name);
-        let register = Input::Register { name, agent_id, inventory, reports: Vec::new() };
-        cluster.apply(register, T0).unwrap();
-    }
-    cluster
-}
-
-fn whole_device() -> SessionSpec {
-    let mut spec = spec(10_000);
-    if let Some(gpu) = &mut spec.resources.gpu {
-        gpu.amount = GpuAmount::Whole(std::num::NonZeroU32::MIN);
-    }
-    spec
-}
-
-#[test]
-fn whole_devices_lie_close_and_are_of_one_model_though_nobody_said_so() {
-    let mut cluster = two_models();
-    let alone = cluster.places(&cluster.request(&whole_device()), 4).unwrap();
-    assert!(alone.iter().any(|grant| grant.node != alone[0].node), "by the policy alone: apart");
-
-    let explained = dry_run(&cluster, &whole_device(), 4);
-    make(&mut cluster, 1, whole_device(), gang(4));
-    let nodes = lie(&cluster, &ids(1, 4));
-    assert_eq!(nodes.len(), 1, "{nodes:?}");
-    let summary = format!("all 4 members would start now on node {}", nodes[0].0);
-    assert!(explained.summary.starts_with(&summary), "{}", explained.summary);
-
-    let mut all = two_models();
-    make(&mut all, 1, whole_device(), gang(10));
-    assert_eq!(phases(&all, &ids(1, 10)), ["scheduled"; 10], "no wish makes it wait");
-    check(&all).unwrap();
 }
 
 fn dry_run(cluster: &Cluster, spec: &SessionSpec, size: u32) -> Explanation {
