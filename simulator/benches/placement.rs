@@ -1,35 +1,16 @@
-//! Decisions of the default policy on large clusters that are
-//! kept half full and almost full: `cargo bench -p fgpu-simulator [-- FILTER]`.
+//! Decisions of the default policy on large clusters that are kept half full and almost full:
+//! `cargo bench -p fgpu-simulator [-- FILTER]`.
 //!
 //! `fgpu simulate speed` measures the same and tells percentiles.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fgpu_domain::placement::Policy;
-use fgpu_simulator::{PlacementBench, Source, SpeedOptions};
+use fgpu_simulator::{PlacementBench, SpeedOptions};
 use std::time::Duration;
 
 const DEVICES: u32 = 8;
 const FILLS: [u32; 2] = [50, 99];
-
-fn options(policy: Policy, nodes: usize) -> SpeedOptions {
-    SpeedOptions {
-        source: Source {
-            nodes: Some(nodes),
-            devices: Some(DEVICES),
-            list_seed: 1,
-            ..Source::default()
-        },
-        policy,
-        seed: 42,
-        fills: Vec::new(),
-        decisions: 0,
-        at_most: Duration::ZERO,
-        waiting: 0,
-        kinds: 0,
-        near: false,
-    }
-}
 
 fn placement(criterion: &mut Criterion) {
     for nodes in [5_000, 20_000] {
@@ -41,7 +22,7 @@ fn placement(criterion: &mut Criterion) {
             let mut bench: Option<PlacementBench> = None;
             group.bench_function(BenchmarkId::new(policy.name(), fill), |bencher| {
                 let bench = bench.get_or_insert_with(|| {
-                    let mut bench = PlacementBench::new(&options(policy, nodes)).unwrap();
+                    let mut bench = PlacementBench::new(&SpeedOptions::of(nodes, DEVICES)).unwrap();
                     bench.fill(fill).unwrap();
                     bench
                 });

@@ -1,10 +1,8 @@
 //! What gangs cost on a large cluster: `gangs NODES DEVICES [plan]`.
 
-use fgpu_domain::placement::Policy;
-use fgpu_simulator::{Source, SpeedOptions, gang_speed, plan_speed};
+use fgpu_simulator::{SpeedOptions, gang_speed, plan_speed};
 use std::error::Error;
 use std::io::Write as _;
-use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -12,20 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("gangs NODES DEVICES [plan]".into());
     };
     let options = SpeedOptions {
-        source: Source {
-            nodes: Some(nodes.parse()?),
-            devices: Some(devices.parse()?),
-            list_seed: 1,
-            ..Source::default()
-        },
-        policy: Policy::default(),
-        seed: 42,
         fills: if plan.is_empty() { vec![50, 80] } else { vec![100] },
-        decisions: 0,
-        at_most: Duration::ZERO,
-        waiting: 0,
-        kinds: 0,
-        near: false,
+        ..SpeedOptions::of(nodes.parse()?, devices.parse()?)
     };
     let mut out = std::io::stdout();
     if plan.is_empty() {

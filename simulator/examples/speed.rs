@@ -1,9 +1,8 @@
 //! How fast decisions are: `speed POLICY NODES DEVICES [WAITING [KINDS [near]]]`.
 
-use fgpu_simulator::{Source, SpeedOptions, queue_speed, speed};
+use fgpu_simulator::{SpeedOptions, queue_speed, speed};
 use std::error::Error;
 use std::io::Write as _;
-use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -13,20 +12,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let count = |at: usize| waiting.get(at).map(|count| count.parse::<usize>()).transpose();
     let (sessions, kinds) = (count(0)?, count(1)?);
     let options = SpeedOptions {
-        source: Source {
-            nodes: Some(nodes.parse()?),
-            devices: Some(devices.parse()?),
-            list_seed: 1,
-            ..Source::default()
-        },
         policy: policy.parse()?,
-        seed: 42,
-        fills: vec![50, 99],
-        decisions: 20_000,
-        at_most: Duration::from_secs(30),
         waiting: sessions.unwrap_or(0),
         kinds: kinds.unwrap_or(200),
         near: waiting.get(2).is_some_and(|word| word == "near"),
+        ..SpeedOptions::of(nodes.parse()?, devices.parse()?)
     };
     let report = if sessions.is_some() { queue_speed(&options)? } else { speed(&options)? };
     std::io::stdout().write_all(report.table().as_bytes())?;

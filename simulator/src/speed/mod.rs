@@ -47,6 +47,26 @@ pub struct SpeedOptions {
     pub near: bool,
 }
 
+impl SpeedOptions {
+    /// The default policy on a cluster of `nodes` nodes of `devices` devices each, half full and all
+    /// but full, with nobody waiting.
+    #[must_use]
+    pub fn of(nodes: usize, devices: u32) -> Self {
+        let (nodes, devices) = (Some(nodes), Some(devices));
+        Self {
+            source: Source { nodes, devices, list_seed: 1, ..Source::default() },
+            policy: Policy::default(),
+            seed: 42,
+            fills: vec![50, 99],
+            decisions: 20_000,
+            at_most: Duration::from_secs(30),
+            waiting: 0,
+            kinds: 200,
+            near: false,
+        }
+    }
+}
+
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum SpeedError {

@@ -36,11 +36,11 @@ impl Cluster {
         request: &Request,
         count: usize,
     ) -> Option<Vec<Grant>> {
-        if count > 1 && spec.arrangement.is_some() {
-            let gang = self.gang(spec, request, count);
-            return Some(place_gang_by(&mut self.closeness, &gang, &self.view).ok()?.grants);
+        if count < 2 || spec.arrangement.is_none() {
+            return self.places(request, count);
         }
-        self.places(request, count)
+        let gang = self.gang(spec, request, count);
+        Some(place_gang_by(&mut self.closeness, &gang, &self.view).ok()?.grants)
     }
 
     /// As [`Cluster::places_for`], with the places of those that find one and why the next finds
@@ -51,9 +51,7 @@ impl Cluster {
         request: &Request,
         count: usize,
     ) -> Option<(Vec<Grant>, Option<Box<NoPlacement>>)> {
-        if count < 2 || spec.arrangement.is_none() {
-            return None;
-        }
+        spec.arrangement.as_ref().filter(|_| count > 1)?;
         let gang = self.gang(spec, request, count);
         match place_gang(&gang, &self.view) {
             Ok(placed) => Some((placed.grants, None)),
