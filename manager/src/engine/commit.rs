@@ -38,10 +38,21 @@ pub(super) enum Verdict {
     Refused(EngineError),
     /// Not known, or it may be tried again once all before it are made: after a pause.
     Again,
+    /// It came before what it rests on: it may be sent again once that is made.
+    TooEarly,
     /// The mark has moved: by an earlier copy of this transaction, or by someone else.
     Moved,
     /// Someone else leads, or has written: all state here is void.
     Deposed,
+}
+
+/// Whether all that a transaction rests on was known to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rests {
+    /// When it was sent.
+    pub(super) at_sending: bool,
+    /// By now.
+    pub(super) now: bool,
 }
 
 /// A transaction on its way to the store.
@@ -166,11 +177,11 @@ impl Committer {
         async move { store.commit(txn).await }
     }
 
-    /// What the answer to `pending` means; `first`: all that it rests on is made.
+    /// What the answer to `pending` means.
     pub(super) fn judge(
         &mut self,
         pending: &mut Pending,
-        first: bool,
+        rests: Rests,
         answer: Result<i64, StoreError>,
     ) -> Verdict {
         match answer {
@@ -182,9 +193,8 @@ impl Committer {
                 tracing::warn!(error = &error as &dyn Error, "deposed");
                 Verdict::Deposed
             }
-            Err(StoreError::Conflict { .. }) if first => Verdict::Moved,
-            // It came before what it rests on.
-            Err(StoreError::Conflict { .. }) => Verdict::Again,
+            Err(StoreError::Conflict { .. }) if rests.at_sending => Verdict::Moved,
+            Err(StoreError::Conflict { .. }) => Verdict::TooEarly,
             Err(error @ StoreError::Unknown { .. }) => {
                 pending.uncertain = true;
                 self.note(&error);
@@ -192,7 +202,7 @@ impl Committer {
             }
             Err(error) => {
                 let refusal = self.note(&error);
-                let certain = first && !pending.uncertain && pending.optional;
+                let certain = rests.now && !pending.uncertain && pending.optional;
                 if certain { Verdict::Refused(refusal) } else { Verdict::Again }
             }
         }

@@ -11,7 +11,7 @@
 
 use super::EngineError;
 use super::batch::{Seen, Unit};
-use super::commit::{Committer, Pending, Verdict};
+use super::commit::{Committer, Pending, Rests, Verdict};
 use super::plan::Chunk;
 use fgpu_store::StoreError;
 use futures_util::StreamExt as _;
@@ -58,7 +58,10 @@ struct Transaction {
 enum State {
     /// To be sent as soon as all before it are on their way.
     Ready,
-    Flying,
+    Flying {
+        /// Whether it was sent as the first in line.
+        first: bool,
+    },
     /// Came back: to be sent again once it is first, and not before [`Flights::again_at`].
     Held,
 }
@@ -144,31 +147,38 @@ impl Flights {
             // It was known already: by one after it.
             return Landing::Nothing;
         };
+        let at_sending = transaction.state == State::Flying { first: true };
         transaction.state = State::Held;
-        match committer.judge(&mut transaction.pending, index == 0, answer) {
+        let rests = Rests { at_sending, now: index == 0 };
+        match committer.judge(&mut transaction.pending, rests, answer) {
             Verdict::Done => self.landed(index, committer),
             Verdict::Refused(error) => self.give_up(error, committer),
             Verdict::Moved => match committer.mark().await {
-                Ok(mark) => {
-                    let made = |t: &Transaction| Some(t.pending.id()) == mark.as_deref();
-                    match self.line.iter().position(made) {
-                        Some(index) => {
-                            committer.done();
-                            self.landed(index, committer)
-                        }
-                        None => {
-                            tracing::error!(
-                                "another writer moved the engine's mark; reading everything anew"
-                            );
-                            Landing::Deposed
-                        }
-                    }
-                }
+                Ok(mark) => self.moved(mark.as_deref(), committer),
                 Err(_) => self.pause(committer),
             },
             Verdict::Again if index == 0 => self.pause(committer),
-            Verdict::Again => Landing::Nothing,
+            Verdict::TooEarly if index == 0 => {
+                self.send_again(committer);
+                Landing::Nothing
+            }
+            Verdict::Again | Verdict::TooEarly => Landing::Nothing,
             Verdict::Deposed => Landing::Deposed,
+        }
+    }
+
+    /// The first was refused because of the mark, which now is `mark`.
+    fn moved(&mut self, mark: Option<&[u8]>, committer: &mut Committer) -> Landing {
+        let made = |transaction: &Transaction| Some(transaction.pending.id()) == mark;
+        match self.line.iter().position(made) {
+            Some(index) => {
+                committer.done();
+                self.landed(index, committer)
+            }
+            None => {
+                tracing::error!("another writer moved the engine's mark; reading everything anew");
+                Landing::Deposed
+            }
         }
     }
 
@@ -220,9 +230,9 @@ impl Flights {
     fn send(&mut self, committer: &Committer) {
         for (number, transaction) in (self.first..).zip(&mut self.line) {
             match transaction.state {
-                State::Flying => {}
+                State::Flying { .. } => {}
                 State::Ready if self.answers.len() < self.most => {
-                    transaction.state = State::Flying;
+                    transaction.state = State::Flying { first: number == self.first };
                     let sent = committer.send(&transaction.pending);
                     self.answers.push(Box::pin(async move { (number, sent.await) }));
                 }

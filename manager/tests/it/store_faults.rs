@@ -299,7 +299,7 @@ async fn create_many_during(
 
 #[tokio::test]
 async fn transactions_on_their_way_together_survive_whatever_becomes_of_each() {
-    use Fault::{Delay, Full, LostAck, LostRequest, None, Refuse, Unavailable};
+    use Fault::{Delay, Full, Late, LostAck, LostRequest, None, Refuse, Unavailable};
     let slow = Delay(Duration::from_millis(200));
     let world = World::new().await;
     let manager = world.start().await;
@@ -309,6 +309,8 @@ async fn transactions_on_their_way_together_survive_whatever_becomes_of_each() {
         (&[slow], true),
         (&[slow, None, LostAck], true),
         (&[LostAck, slow], true),
+        // The answer that it came too early is there only once it is the first.
+        (&[slow, Late(Duration::from_millis(400))], true),
         (&[slow, LostAck, LostRequest], true),
         (&[slow, LostRequest, LostAck, slow, LostAck], true),
         (&[slow, Unavailable, None, Unavailable], true),
