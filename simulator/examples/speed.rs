@@ -4,6 +4,10 @@ use fgpu_simulator::{SpeedOptions, queue_speed, speed};
 use std::error::Error;
 use std::io::Write as _;
 
+/// The allocator of `fgpu`, so that both measure the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [policy, nodes, devices, waiting @ ..] = arguments.as_slice() else {

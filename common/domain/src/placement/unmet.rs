@@ -21,7 +21,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 /// Requests in one block at most.
-const BLOCK: usize = 64;
+const BLOCK: usize = 16;
 
 /// What is taken at least, or what there is: empty devices, devices, memory and compute of one
 /// device, CPU, host memory, memory and compute over all devices. The first ones order the blocks.
