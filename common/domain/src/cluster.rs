@@ -31,6 +31,7 @@ mod runtimes;
 mod schedule;
 mod seen;
 mod standings;
+mod starving;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -55,6 +56,8 @@ mod tests_queue;
 mod tests_quotas;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_starving;
 mod waiting;
 mod waiting_check;
 mod waits_for;
