@@ -214,7 +214,10 @@ impl Leader {
         bootstrap(&tokens, &self.config.bootstrap, self.clock.now()).await.map_err(unwrap_store)?;
         let seed = u64::try_from(epoch).unwrap_or_default();
         let settings = self.config.domain_settings(seed);
-        let cluster = Cluster::restore(settings, loaded.records)?;
+        let records = loaded.records;
+        // It takes its time on a large cluster; the leadership is kept up meanwhile.
+        let restored = tokio::task::spawn_blocking(move || Cluster::restore(settings, records));
+        let cluster = restored.await??;
         let status = self.store.status().await?;
         let committer = Committer::new(Arc::clone(&self.store), fence, epoch, loaded.mark);
         let (nodes, ended) = (Arc::new(Nodes::default()), CancellationToken::new());

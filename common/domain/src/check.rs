@@ -3,14 +3,14 @@
 //! Run after every step of the property tests and at every restore. The list is the one in the
 //! project's architecture document.
 
-use crate::cluster::{Cluster, counted};
+use crate::cluster::{Cluster, HeldOnNode, counted};
 use crate::ids::{DeviceUuid, NodeName, ProjectName, SessionId, SessionName, UserName};
 use crate::node::Node;
 use crate::project::Held;
 use crate::session::{Phase, Session};
-use crate::slice::Demand;
+use crate::slice::{Demand, Grant};
 use crate::units::{CpuMilli, MemoryBytes};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A broken invariant, with what breaks it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,8 +141,8 @@ impl Broken {
 /// All that are broken.
 pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
     let mut broken = Vec::new();
-    let mut sums: HashMap<&NodeName, Sum> = HashMap::new();
-    let mut names = BTreeSet::new();
+    let mut held: HashMap<&NodeName, HeldOnNode> = HashMap::new();
+    let mut names = HashSet::new();
     for session in cluster.sessions().values() {
         check_generations(session, &mut broken);
         if !matches!(session.phase, Phase::Ended(_))
@@ -152,40 +152,35 @@ pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
             broken.push(Broken::NameTwice { name: name.clone() });
         }
         for (_, grant) in session.takes() {
-            let sum = sums.entry(&grant.node).or_default();
-            sum.cpu = sum.cpu.saturating_add(session.spec.resources.cpu);
-            sum.memory = sum.memory.saturating_add(session.spec.resources.memory);
-            for (position, slice) in grant.slices.iter().enumerate() {
-                if grant.slices[..position].iter().any(|other| other.device == slice.device) {
-                    let (session, device) = (session.id.clone(), slice.device.clone());
-                    broken.push(Broken::DeviceTwice { session, device });
-                }
-                let held =
-                    sum.devices.entry(&slice.device).or_insert((&session.id, Demand::default()));
-                held.1 = held.1.saturating_add(slice.demand());
-            }
+            check_devices(session, grant, &mut broken);
             if !cluster.nodes().contains_key(&grant.node) {
                 let (session, node) = (session.id.clone(), grant.node.clone());
                 broken.push(Broken::UnknownNode { session, node });
             }
+            held.entry(&grant.node).or_default().add(session, grant);
         }
     }
+    let nothing = HeldOnNode::default();
     for node in cluster.nodes().values() {
-        if let Some(sum) = sums.get(&node.name) {
-            check_node(cluster, node, sum, &mut broken);
-            check_cards(node, sum, &mut broken);
+        let held = held.get(&node.name).unwrap_or(&nothing);
+        check_node(cluster, node, held, &mut broken);
+        check_cards(node, held, &mut broken);
+        if !cluster.sees(node, held) {
+            broken.push(Broken::ViewOutOfStep { node: node.name.clone() });
         }
     }
     check_derived(cluster, &mut broken);
     if broken.is_empty() { Ok(()) } else { Err(broken) }
 }
 
-/// What is held on one node.
-#[derive(Default)]
-struct Sum<'a> {
-    cpu: CpuMilli,
-    memory: MemoryBytes,
-    devices: BTreeMap<&'a DeviceUuid, (&'a SessionId, Demand)>,
+/// A grant has one slice of a device at most.
+fn check_devices(session: &Session, grant: &Grant, broken: &mut Vec<Broken>) {
+    for (position, slice) in grant.slices.iter().enumerate() {
+        if grant.slices[..position].iter().any(|other| other.device == slice.device) {
+            let (session, device) = (session.id.clone(), slice.device.clone());
+            broken.push(Broken::DeviceTwice { session, device });
+        }
+    }
 }
 
 fn check_generations(session: &Session, broken: &mut Vec<Broken>) {
@@ -197,26 +192,30 @@ fn check_generations(session: &Session, broken: &mut Vec<Broken>) {
     }
 }
 
-fn check_node(cluster: &Cluster, node: &Node, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
+fn check_node(cluster: &Cluster, node: &Node, held: &HeldOnNode, broken: &mut Vec<Broken>) {
     let name = &node.name;
-    if sum.cpu > node.inventory.cpu || sum.memory > node.inventory.memory {
-        let (cpu, memory) = (sum.cpu, sum.memory);
+    let (cpu, memory) = (held.cpu(), held.memory());
+    if cpu > node.inventory.cpu || memory > node.inventory.memory {
         broken.push(Broken::NodeOvercommitted { node: name.clone(), cpu, memory });
     }
-    for (uuid, (session, given)) in &sum.devices {
-        match node.units(uuid, &cluster.settings().units) {
-            None => broken.push(Broken::UnknownDevice {
-                session: (*session).clone(),
-                node: name.clone(),
-                device: (*uuid).clone(),
-            }),
+    for (device, given) in held.devices() {
+        match node.units(device, &cluster.settings().units) {
+            None => {
+                let holds = |(_, grant): (u64, &Grant)| {
+                    grant.node == *name && grant.slices.iter().any(|slice| slice.device == *device)
+                };
+                let mut sessions = cluster.sessions().values();
+                let session = sessions.find(|session| session.takes().any(holds));
+                broken.extend(session.map(|session| Broken::UnknownDevice {
+                    session: session.id.clone(),
+                    node: name.clone(),
+                    device: device.clone(),
+                }));
+            }
             Some(units) => {
                 if !given.fits(units.whole()) {
-                    broken.push(Broken::DeviceOvercommitted {
-                        node: name.clone(),
-                        device: (*uuid).clone(),
-                        given: *given,
-                    });
+                    let (node, device) = (name.clone(), device.clone());
+                    broken.push(Broken::DeviceOvercommitted { node, device, given });
                 }
             }
         }
@@ -224,11 +223,10 @@ fn check_node(cluster: &Cluster, node: &Node, sum: &Sum<'_>, broken: &mut Vec<Br
 }
 
 /// A card is given as a whole, in slices, or in MIG instances: never both.
-fn check_cards(node: &Node, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
+fn check_cards(node: &Node, held: &HeldOnNode, broken: &mut Vec<Broken>) {
     for card in &node.inventory.devices {
-        let in_instances =
-            card.instances().iter().any(|instance| sum.devices.contains_key(&instance.uuid));
-        if in_instances && sum.devices.contains_key(&card.uuid) {
+        let in_instances = card.instances().iter().any(|instance| held.holds(&instance.uuid));
+        if in_instances && held.holds(&card.uuid) {
             broken.push(Broken::CardTwice { node: node.name.clone(), card: card.uuid.clone() });
         }
     }
@@ -236,20 +234,22 @@ fn check_cards(node: &Node, sum: &Sum<'_>, broken: &mut Vec<Broken>) {
 
 /// What projects and users are said to hold is what their sessions hold.
 fn check_accounts(cluster: &Cluster, broken: &mut Vec<Broken>) {
-    let mut projects: BTreeMap<ProjectName, (Held, BTreeMap<UserName, Held>)> = BTreeMap::new();
+    let default = ProjectName::default();
+    let mut projects: BTreeMap<&ProjectName, (Held, BTreeMap<&UserName, Held>)> = BTreeMap::new();
     for session in cluster.sessions().values() {
         let counted = counted(session);
-        let (total, users) = projects.entry(session.spec.project()).or_default();
+        let project = session.spec.project.as_ref().unwrap_or(&default);
+        let (total, users) = projects.entry(project).or_default();
         *total = total.plus(counted);
-        let own = users.entry(session.owner.clone()).or_default();
+        let own = users.entry(&session.owner).or_default();
         *own = own.plus(counted);
     }
     for (project, (total, mut users)) in projects {
         users.retain(|_, held| *held != Held::default());
-        let said = cluster.held_by_users(&project).filter(|(_, held)| *held != Held::default());
-        let said: BTreeMap<UserName, Held> = said.map(|(user, h)| (user.clone(), h)).collect();
-        if cluster.held_by_project(&project) != total || said != users {
-            broken.push(Broken::Account { project });
+        let said = cluster.held_by_users(project).filter(|(_, held)| *held != Held::default());
+        let said: BTreeMap<&UserName, Held> = said.collect();
+        if cluster.held_by_project(project) != total || said != users {
+            broken.push(Broken::Account { project: project.clone() });
         }
     }
 }
@@ -277,12 +277,6 @@ fn check_gangs(cluster: &Cluster, broken: &mut Vec<Broken>) {
 
 /// What is derived from the records agrees with them.
 fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
-    for node in cluster.nodes().values() {
-        let view = cluster.view().get(&node.name);
-        if view != Some(&cluster.expected_view(node)) {
-            broken.push(Broken::ViewOutOfStep { node: node.name.clone() });
-        }
-    }
     check_accounts(cluster, broken);
     check_gangs(cluster, broken);
     if let Some(session) = cluster.misplaced_unit() {

@@ -26,6 +26,7 @@ mod projects;
 mod promises;
 mod quotas;
 mod refusal;
+mod restore;
 mod rivals;
 mod runtimes;
 mod schedule;
@@ -73,6 +74,7 @@ pub use judge::Hold;
 pub use refusal::{Refusal, RestoreError};
 pub use rivals::{Blocked, Tenant};
 pub use schedule::Desired;
+pub(crate) use seen::Held as HeldOnNode;
 pub use waits_for::WaitsFor;
 
 use crate::class::PriorityClass;
@@ -89,10 +91,6 @@ use crate::usage::Usage;
 use imbl::OrdMap;
 use index::Index;
 use std::sync::Arc;
-
-/// Sessions a restored cluster learns the mix of requests from, the latest ones: what came before has
-/// faded.
-const LEARNED: usize = 16_384;
 
 /// How a cluster behaves: set once by its administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,53 +197,6 @@ impl Cluster {
             journal: index::Journal::default(),
             next_sequence: 1,
             now: UnixMillis(0),
-        }
-    }
-
-    /// The cluster these records describe. Its nodes count as never seen until they speak.
-    ///
-    /// # Errors
-    /// [`RestoreError`] when the records contradict each other; nothing is guessed.
-    pub fn restore(settings: Settings, records: Records) -> Result<Self, RestoreError> {
-        let Records { sessions, nodes, projects, classes, usage } = records;
-        let mut cluster = Self::new(settings);
-        cluster.restore_projects(projects, classes, usage)?;
-        for node in nodes {
-            if cluster.nodes.contains_key(&node.name) {
-                return Err(RestoreError::Twice { what: format!("node {}", node.name) });
-            }
-            cluster.put_node(node);
-        }
-        for session in sessions {
-            if cluster.sessions.contains_key(&session.id) {
-                return Err(RestoreError::Twice { what: format!("session {}", session.id) });
-            }
-            if let Some((_, grant)) =
-                session.takes().find(|(_, grant)| !cluster.nodes.contains_key(&grant.node))
-            {
-                let (session, node) = (session.id.clone(), grant.node.clone());
-                return Err(RestoreError::UnknownNode { session, node });
-            }
-            cluster.next_sequence = cluster.next_sequence.max(session.sequence + 1);
-            cluster.put_session(session);
-        }
-        cluster.rebuild_history();
-        cluster.learn_mix();
-        cluster.index.promises = promises::Promises::unknown();
-        cluster.journal = index::Journal::of(&cluster.index);
-        cluster.mend_gangs();
-        let broken = crate::check::check(&cluster).err().unwrap_or_default();
-        let broken: Vec<_> = broken.into_iter().filter(|broken| !broken.may_come_about()).collect();
-        if broken.is_empty() { Ok(cluster) } else { Err(RestoreError::Broken { broken }) }
-    }
-
-    /// Lets placement learn from the sessions on record what it learned when they were created.
-    fn learn_mix(&mut self) {
-        let mut known: Vec<Arc<Session>> = self.sessions.values().cloned().collect();
-        known.sort_unstable_by_key(|session| session.sequence);
-        for session in known.iter().skip(known.len().saturating_sub(LEARNED)) {
-            let request = self.request(&session.spec);
-            self.placer.arrived(&request);
         }
     }
 

@@ -13,9 +13,13 @@ use fgpu_domain::time::UnixMillis;
 use fgpu_domain::usage::Usage;
 use fgpu_service::secret;
 use fgpu_store::{Compare, Entry, MAX_TXN_BYTES, MAX_TXN_WRITES, Store, StoreError, Txn};
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
+use tokio::sync::mpsc;
 
+/// How often reading is begun again because what is read was compacted meanwhile.
+const ATTEMPTS: usize = 5;
 /// What a write takes of a transaction beside key and value.
 const WRITE_OVERHEAD: usize = 64;
 
@@ -46,9 +50,39 @@ pub struct LoadedRecords {
 /// [`ManagerError::Store`] if it does not answer, [`ManagerError::Record`] for a record that cannot
 /// be read.
 pub async fn load_records(store: &dyn Store) -> Result<LoadedRecords, ManagerError> {
+    let mut attempt = 1;
+    loop {
+        match load_once(store).await {
+            Err(ManagerError::Store(StoreError::Compacted { .. })) if attempt < ATTEMPTS => {
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Reads on while another thread decodes what has come.
+async fn load_once(store: &dyn Store) -> Result<LoadedRecords, ManagerError> {
+    let mut pages = store.range_pages("").await?;
+    let (sender, receiver) = mpsc::channel(1);
+    let decoding = tokio::task::spawn_blocking(move || decode_pages(receiver));
+    while let Some(page) = pages.next().await {
+        // The other end stops at a record that cannot be read, and says so below.
+        if sender.send(page?.entries).await.is_err() {
+            break;
+        }
+    }
+    drop(sender);
+    Ok(decoding.await??)
+}
+
+/// Decodes pages until no more come; each record's text is let go of at once.
+fn decode_pages(mut pages: mpsc::Receiver<Vec<Entry>>) -> Result<LoadedRecords, RecordError> {
     let mut loaded = LoadedRecords::default();
-    for entry in store.range("").await?.entries {
-        loaded.take(&entry)?;
+    while let Some(page) = pages.blocking_recv() {
+        for entry in page {
+            loaded.take(&entry)?;
+        }
     }
     Ok(loaded)
 }

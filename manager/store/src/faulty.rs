@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{LeaseId, Snapshot, Store, StoreError, StoreStatus, Txn, WatchStream};
+use crate::{LeaseId, PageStream, Snapshot, Store, StoreError, StoreStatus, Txn, WatchStream};
 
 /// What a call meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,10 @@ impl<S: Store> FaultyStore<S> {
 impl<S: Store> Store for FaultyStore<S> {
     async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
         self.pass(self.inner.range(prefix)).await
+    }
+
+    async fn range_pages(&self, prefix: &str) -> Result<PageStream, StoreError> {
+        self.pass(self.inner.range_pages(prefix)).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<i64, StoreError> {

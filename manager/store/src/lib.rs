@@ -31,6 +31,6 @@ pub use etcd::{EtcdConfig, EtcdStore, EtcdTls};
 pub use faulty::{Fault, FaultyStore};
 pub use store::Store;
 pub use types::{
-    Compare, Entry, LeaseId, MAX_TXN_BYTES, MAX_TXN_COMPARES, MAX_TXN_WRITES, Snapshot,
+    Compare, Entry, LeaseId, MAX_TXN_BYTES, MAX_TXN_COMPARES, MAX_TXN_WRITES, PageStream, Snapshot,
     StoreStatus, Txn, WatchEvent, WatchStream, Write,
 };

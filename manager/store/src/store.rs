@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream;
 
-use crate::{LeaseId, Snapshot, StoreError, StoreStatus, Txn, WatchStream};
+use crate::{LeaseId, PageStream, Snapshot, StoreError, StoreStatus, Txn, WatchStream};
 
 /// A key-value store with one revision counter, compare-and-set transactions, watches and leases.
 ///
@@ -26,6 +27,21 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`] if the store does not answer within its deadline.
     async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError>;
+
+    /// As [`range`](Self::range), a page at a time: all pages are of one revision, sorted by key
+    /// within and over pages. While the caller works on one page, the store may read the next ones,
+    /// but only a few.
+    ///
+    /// The stream ends after the last page or after its first error, and only then is it known that
+    /// nothing is missing. [`StoreError::Compacted`] means that the revision was compacted
+    /// meanwhile: what came is void, and the caller must begin again.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the store does not answer within its deadline.
+    async fn range_pages(&self, prefix: &str) -> Result<PageStream, StoreError> {
+        let whole = self.range(prefix).await?;
+        Ok(Box::pin(stream::iter([Ok(whole)])))
+    }
 
     /// Applies `txn` if all its compares hold and returns the store's revision after it.
     ///
@@ -89,6 +105,10 @@ pub trait Store: Send + Sync + 'static {
 impl<S: Store + ?Sized> Store for Arc<S> {
     async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
         (**self).range(prefix).await
+    }
+
+    async fn range_pages(&self, prefix: &str) -> Result<PageStream, StoreError> {
+        (**self).range_pages(prefix).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<i64, StoreError> {

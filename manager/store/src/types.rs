@@ -305,6 +305,9 @@ impl WatchEvent {
     }
 }
 
+/// What [`Store::range_pages`](crate::Store::range_pages) returns.
+pub type PageStream = Pin<Box<dyn Stream<Item = Result<Snapshot, StoreError>> + Send>>;
+
 /// What [`Store::watch`](crate::Store::watch) returns.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<Vec<WatchEvent>, StoreError>> + Send>>;
 

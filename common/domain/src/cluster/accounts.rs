@@ -324,13 +324,13 @@ impl Cluster {
             let since = self.usage.get(&project).map(|usage| usage.at).unwrap_or_default();
             let account = accounts.entry(project).or_default();
             let own = account.users.entry(session.owner.clone()).or_default();
+            let (counted, intervals) = (counted(session), intervals(session));
+            holds |= counted.sessions > 0;
             for account in [&mut account.total, own] {
-                let counted = counted(session);
                 account.held = account.held.plus(counted);
-                for (held, from, to) in intervals(session) {
-                    account.take_in(held, from.max(since), to);
+                for (held, from, to) in &intervals {
+                    account.take_in(*held, (*from).max(since), *to);
                 }
-                holds |= counted.sessions > 0;
             }
         }
         accounts.retain(|_, account| {

@@ -139,6 +139,12 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Makes room for so many sessions and nodes.
+    pub(super) fn make_room(&mut self, sessions: usize, nodes: usize) {
+        self.by_request.reserve(sessions);
+        self.on_node.reserve(nodes);
+    }
+
     fn enter_node(&mut self, node: &Node) {
         self.runtimes.insert(node);
         let leaves = |card: &Device| matches!(card.mig, MigState::Leaving { .. });
@@ -376,7 +382,7 @@ impl Cluster {
     }
 
     /// Keeps in step what is found by something else than the id; what has not changed is left.
-    fn reindex(&mut self, id: &SessionId, old: Option<&Session>, new: Option<&Session>) {
+    pub(super) fn reindex(&mut self, id: &SessionId, old: Option<&Session>, new: Option<&Session>) {
         let timeout_ms = self.settings.start_timeout_ms;
         let due = |session: &Session| Some((deadline(session, timeout_ms)?, id.clone()));
         let index = &mut self.index;
@@ -418,6 +424,13 @@ impl Cluster {
         }
         self.index.unsettled = true;
         old
+    }
+
+    /// Keeps in step what is found by something else than the name with a node that is new.
+    pub(super) fn enter_node(&mut self, node: &Node) {
+        self.index.enter_node(node);
+        self.index.accounts.capacity.replace(None, Some(node), &self.settings.units);
+        self.index.waiting.node_changed(&node.name);
     }
 
     pub(super) fn replace_trouble(

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// What sessions hold on one node, in sum, with what is kept free for those that are moved there.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(crate) struct Held {
     /// How many grants of each session: more than one only after its node was lost.
     sessions: BTreeMap<SessionId, u32>,
     sums: Sums,
@@ -38,7 +38,27 @@ impl Held {
         self.sessions.keys()
     }
 
-    fn add(&mut self, session: &Session, grant: &Grant) {
+    /// CPU taken.
+    pub(crate) fn cpu(&self) -> CpuMilli {
+        self.sums.cpu
+    }
+
+    /// Host memory taken.
+    pub(crate) fn memory(&self) -> MemoryBytes {
+        self.sums.memory
+    }
+
+    /// What is taken of each device.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (&DeviceUuid, Demand)> {
+        self.sums.devices.iter().map(|(device, (taken, _))| (device, *taken))
+    }
+
+    /// Whether anything is taken of a device.
+    pub(crate) fn holds(&self, device: &DeviceUuid) -> bool {
+        self.sums.devices.contains_key(device)
+    }
+
+    pub(crate) fn add(&mut self, session: &Session, grant: &Grant) {
         *self.sessions.entry(session.id.clone()).or_default() += 1;
         self.sums.add(session, grant);
     }
@@ -149,17 +169,15 @@ impl Cluster {
         }
     }
 
-    /// What the view must hold of `node` if it is in step with the records; from the records alone.
-    pub(crate) fn expected_view(&self, node: &Node) -> NodeView {
-        let mut sums = Sums::default();
-        for session in self.sessions_on(&node.name) {
-            for (_, grant) in session.takes().filter(|(_, grant)| grant.node == node.name) {
-                sums.add(session, grant);
-            }
-        }
-        let mut view = self.node_view(node, &sums);
-        view.devices.sort_by_key(|device| device.index);
-        view
+    /// Whether what is known of `node`, and what placement sees of it, is in step with `held`, which
+    /// comes from the records alone.
+    pub(crate) fn sees(&self, node: &Node, held: &Held) -> bool {
+        let nothing = Held::default();
+        let known = self.index.on_node.get(&node.name).unwrap_or(&nothing);
+        let mut expected = self.node_view(node, &held.sums);
+        expected.devices.sort_by_key(|device| device.index);
+        (&known.sessions, &known.sums) == (&held.sessions, &held.sums)
+            && self.view.get(&node.name) == Some(&expected)
     }
 
     fn node_view(&self, node: &Node, sums: &Sums) -> NodeView {

@@ -23,7 +23,7 @@ use etcd_client::{
 };
 
 pub use self::config::{EtcdConfig, EtcdTls};
-use crate::{LeaseId, Snapshot, Store, StoreError, StoreStatus, Txn, WatchStream};
+use crate::{LeaseId, PageStream, Snapshot, Store, StoreError, StoreStatus, Txn, WatchStream};
 
 /// Most bytes of one answer. etcd bounds what goes in, not what comes out: a page of large
 /// values may exceed tonic's default of 4 MiB.
@@ -107,6 +107,10 @@ fn revision_of(header: Option<&etcd_client::ResponseHeader>) -> i64 {
 impl Store for EtcdStore {
     async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
         range::range(self, prefix).await
+    }
+
+    async fn range_pages(&self, prefix: &str) -> Result<PageStream, StoreError> {
+        Ok(range::pages(self, prefix))
     }
 
     async fn commit(&self, txn: Txn) -> Result<i64, StoreError> {

@@ -1,53 +1,118 @@
 //! Ranges, read in pages at one revision.
+//!
+//! etcd looks at every key up to the end of the range for each page, however few are asked for: pages
+//! are large, so that few are needed.
 
 use etcd_client::{GetOptions, GetResponse, KeyValue};
+use futures_util::stream;
+use tokio::sync::mpsc;
 
 use super::{EtcdStore, revision_of};
-use crate::{Entry, Snapshot, StoreError};
+use crate::{Entry, PageStream, Snapshot, StoreError};
 
 /// Entries asked for at first, before it is known how large they are: even of the largest
 /// values this is less than an answer may hold.
 const FIRST_PAGE: usize = 32;
 /// What a page should hold.
-const PAGE_BYTES: usize = 2 << 20;
-const PAGE_ENTRIES: usize = 5000;
+const PAGE_BYTES: usize = 4 << 20;
+const PAGE_ENTRIES: usize = 8000;
+/// How much larger a page may be than the one before.
+const GROWTH: usize = 8;
+/// Pages that wait to be worked on, beside the one that is being read.
+const AHEAD: usize = 1;
 /// How often a range is begun again because its revision was compacted meanwhile.
 const ATTEMPTS: usize = 5;
 
 pub(super) async fn range(store: &EtcdStore, prefix: &str) -> Result<Snapshot, StoreError> {
     let mut attempt = 1;
     loop {
-        match read_pages(store, prefix).await {
+        match read_whole(store, prefix).await {
             Err(StoreError::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
             other => return other,
         }
     }
 }
 
-async fn read_pages(store: &EtcdStore, prefix: &str) -> Result<Snapshot, StoreError> {
-    let mut from = store.full_key(prefix);
-    let end = prefix_end(&from);
-    let mut snapshot = Snapshot { revision: 0, entries: Vec::new() };
-    let mut limit = FIRST_PAGE;
-    loop {
-        let mut page =
-            read_page(store, from.clone(), end.clone(), limit, snapshot.revision).await?;
-        if snapshot.revision == 0 {
-            snapshot.revision = revision_of(page.header());
+async fn read_whole(store: &EtcdStore, prefix: &str) -> Result<Snapshot, StoreError> {
+    let mut pages = Pages::new(store.clone(), prefix);
+    let mut whole = Snapshot { revision: 0, entries: Vec::new() };
+    while let Some(page) = pages.next().await? {
+        whole.revision = page.revision;
+        whole.entries.extend(page.entries);
+    }
+    Ok(whole)
+}
+
+/// Reads pages in a task of its own, as far ahead as [`AHEAD`] says.
+pub(super) fn pages(store: &EtcdStore, prefix: &str) -> PageStream {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let mut pages = Pages::new(store.clone(), prefix);
+    tokio::spawn(async move {
+        loop {
+            let page = pages.next().await;
+            let more = matches!(page, Ok(Some(_)));
+            // Whoever asked may have gone.
+            if sender.send(page).await.is_err() || !more {
+                return;
+            }
         }
-        let more = page.more();
+    });
+    let location = store.location.clone();
+    Box::pin(stream::unfold(Some(receiver), move |receiver| {
+        let location = location.clone();
+        async move {
+            let mut receiver = receiver?;
+            // The reader says when it is done; where it does not, pages may be missing.
+            match receiver.recv().await.unwrap_or_else(|| Err(given_up(location))).transpose()? {
+                Ok(page) => Some((Ok(page), Some(receiver))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }
+    }))
+}
+
+fn given_up(endpoint: String) -> StoreError {
+    StoreError::Unavailable { endpoint, source: "reading was given up half way".into() }
+}
+
+/// The pages of one range, one after the other.
+struct Pages {
+    store: EtcdStore,
+    from: Vec<u8>,
+    end: Vec<u8>,
+    limit: usize,
+    /// That of the first page; 0 before it.
+    revision: i64,
+    more: bool,
+}
+
+impl Pages {
+    fn new(store: EtcdStore, prefix: &str) -> Self {
+        let from = store.full_key(prefix);
+        let end = prefix_end(&from);
+        Self { store, from, end, limit: FIRST_PAGE, revision: 0, more: true }
+    }
+
+    /// The next page; there is at least one.
+    async fn next(&mut self) -> Result<Option<Snapshot>, StoreError> {
+        if !self.more {
+            return Ok(None);
+        }
+        let (from, end) = (self.from.clone(), self.end.clone());
+        let mut page = read_page(&self.store, from, end, self.limit, self.revision).await?;
+        if self.revision == 0 {
+            self.revision = revision_of(page.header());
+        }
+        self.more = page.more();
         let entries = page.take_kvs();
-        limit = next_limit(&entries, limit);
+        self.limit = next_limit(&entries, self.limit);
         if let Some(last) = entries.last() {
             // The smallest key after it.
-            from = [last.key(), &[0]].concat();
+            self.from = [last.key(), &[0]].concat();
         }
-        for entry in entries {
-            snapshot.entries.push(to_entry(store, entry)?);
-        }
-        if !more {
-            return Ok(snapshot);
-        }
+        let entries = entries.into_iter().map(|entry| to_entry(&self.store, entry));
+        let entries = entries.collect::<Result<_, _>>()?;
+        Ok(Some(Snapshot { revision: self.revision, entries }))
     }
 }
 
@@ -71,7 +136,7 @@ async fn read_page(
 fn next_limit(entries: &[KeyValue], limit: usize) -> usize {
     let bytes: usize = entries.iter().map(|entry| entry.key().len() + entry.value().len()).sum();
     let mean = bytes / entries.len().max(1) + 1;
-    (PAGE_BYTES / mean).clamp(1, (limit * 4).min(PAGE_ENTRIES))
+    (PAGE_BYTES / mean).clamp(1, (limit * GROWTH).min(PAGE_ENTRIES))
 }
 
 /// The first key after all keys with this prefix.

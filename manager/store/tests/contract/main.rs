@@ -6,6 +6,7 @@ mod backend;
 mod election;
 mod leases;
 mod lifetime;
+mod pages;
 mod transactions;
 mod watches;
 
