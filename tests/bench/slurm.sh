@@ -69,7 +69,7 @@ SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu,shard
 # Straight to every node: all of them are the one slurmd.
 TreeWidth=65533
-SlurmdTimeout=3000
+SlurmdTimeout=0
 MaxJobCount=500000
 MinJobAge=10
 ReturnToService=2
