@@ -56,6 +56,8 @@ mod tests_queue;
 mod tests_quotas;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_restore;
 mod waiting;
 mod waiting_check;
 mod waits_for;
