@@ -46,15 +46,30 @@ pub struct ManagerConfig {
     pub timings: Timings,
     /// How many ended sessions are remembered at most.
     pub ended_limit: usize,
-    /// Changes committed together at most. No setting: only measurements lower it, by the variable
-    /// `FGPU_BENCH_MAX_BATCH`.
-    pub max_batch: usize,
+    /// How changes are gathered for the store.
+    pub commits: CommitLimits,
     /// Certificates; `None`: plaintext, on loopback only.
     pub tls: Option<ServerTlsFiles>,
     /// The first tokens of a new cluster.
     pub bootstrap: BootstrapConfig,
     /// What is logged.
     pub log: LogConfig,
+}
+
+/// How changes are gathered for the store. No settings: only measurements lower them, by the
+/// variables `FGPU_BENCH_MAX_BATCH` and `FGPU_BENCH_IN_FLIGHT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitLimits {
+    /// Changes committed together at most.
+    pub batch: usize,
+    /// Transactions on their way to the store at a time.
+    pub in_flight: usize,
+}
+
+impl Default for CommitLimits {
+    fn default() -> Self {
+        Self { batch: 256, in_flight: 3 }
+    }
 }
 
 /// Where the state is kept.
@@ -156,7 +171,7 @@ impl ManagerConfig {
             default_memory: MemoryBytes::gib(2),
             timings: Timings::default(),
             ended_limit: settings::ENDED_LIMIT,
-            max_batch: settings::MAX_BATCH,
+            commits: CommitLimits::default(),
             tls: None,
             bootstrap: BootstrapConfig {
                 token_file: data_dir.join(settings::TOKEN_FILE),

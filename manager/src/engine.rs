@@ -1,15 +1,17 @@
 //! The engine: one task that owns all state of the cluster.
 //!
 //! Inputs that wait are taken together, applied, placed, and written in one transaction; only then
-//! is anyone told: readers (the published snapshot), watchers, agents, and last the callers. While a
-//! transaction is on its way, what comes in is applied on top of it in memory, as if it were taken;
-//! if the store refuses it, all of that is undone and applied anew. See [`task`] for the loop,
+//! is anyone told: readers (the published snapshot), watchers, agents, and last the callers. While
+//! transactions are on their way, what comes in is applied on top of them in memory, as if they were
+//! taken; if the store refuses one, all of that is undone and applied anew. See [`task`] for the loop,
 //! [`batch`] for what is applied and not yet told, [`plan`](mod@plan) for how a batch becomes
-//! transactions, and [`commit`] for what happens when the store does not answer.
+//! transactions, [`flight`] for those on their way, and [`commit`] for what happens when the store does
+//! not answer.
 
 mod batch;
 mod commit;
 mod desired;
+mod flight;
 mod plan;
 mod snapshot;
 mod task;

@@ -226,7 +226,7 @@ impl Leader {
             committer,
             Arc::clone(&self.clock),
             Arc::clone(&nodes),
-            self.config.max_batch,
+            self.config.commits,
             ended.clone(),
         );
         let term = Term {

@@ -39,7 +39,12 @@ pub(crate) enum DesiredEdit {
     /// In the place of what is there of the same placement, if anything.
     Put(DesiredEntry),
     /// A placement it shall not have any more.
-    Remove(SessionId, u64),
+    Remove {
+        session: SessionId,
+        generation: u64,
+        /// Whether its agent has said itself that it is gone, so that there is no hurry to tell it.
+        known: bool,
+    },
 }
 
 /// One node, seen from outside the engine.
@@ -181,15 +186,25 @@ impl NodeCell {
         });
     }
 
-    /// Publishes changes of what the node shall have, in order.
+    /// Publishes changes of what the node shall have, in order. If none of them is news to its agent,
+    /// nobody is told: the agent hears of it with what comes next, or when its next heartbeat is
+    /// answered, see [`desired_after`](Self::desired_after).
     pub(crate) fn change_desired(&self, edits: Vec<DesiredEdit>) {
-        self.desired.send_modify(|desired| {
+        self.desired.send_if_modified(|desired| {
             desired.generation += 1;
             let sessions = Arc::make_mut(&mut desired.sessions);
+            let news = edits.iter().any(DesiredEdit::is_news);
             for edit in edits {
                 edit.apply(sessions);
             }
+            news
         });
+    }
+
+    /// What the node shall have, if that has changed since `generation`.
+    pub(crate) fn desired_after(&self, generation: u64) -> Option<DesiredUpdate> {
+        let desired = self.desired.borrow();
+        (desired.generation > generation).then(|| desired.clone())
     }
 
     pub(crate) fn desired(&self) -> watch::Receiver<DesiredUpdate> {
@@ -241,10 +256,14 @@ impl NodeCell {
 }
 
 impl DesiredEdit {
+    fn is_news(&self) -> bool {
+        !matches!(self, Self::Remove { known: true, .. })
+    }
+
     fn apply(self, sessions: &mut Vec<DesiredEntry>) {
         let (id, generation) = match &self {
             Self::Put(entry) => (&entry.session, entry.generation),
-            Self::Remove(session, generation) => (session, *generation),
+            Self::Remove { session, generation, .. } => (session, *generation),
         };
         let known = sessions
             .iter()
@@ -252,8 +271,8 @@ impl DesiredEdit {
         match (self, known) {
             (Self::Put(entry), Some(at)) => sessions[at] = entry,
             (Self::Put(entry), None) => sessions.push(entry),
-            (Self::Remove(..), Some(at)) => drop(sessions.swap_remove(at)),
-            (Self::Remove(..), None) => {}
+            (Self::Remove { .. }, Some(at)) => drop(sessions.swap_remove(at)),
+            (Self::Remove { .. }, None) => {}
         }
     }
 }
@@ -312,14 +331,19 @@ mod tests {
             let encoded = Bytes::from_static(text.as_bytes());
             DesiredEdit::Put(DesiredEntry { session: id(session), generation, encoded })
         };
+        let remove = |session: &str, known| DesiredEdit::Remove {
+            session: id(session),
+            generation: 1,
+            known,
+        };
         let begin = cell.desired().borrow().generation;
         cell.change_desired(vec![put("aaaaaaaa", 1, "run"), put("bbbbbbbb", 1, "run")]);
         let seen = cell.desired().borrow().clone();
         cell.change_desired(vec![
             put("aaaaaaaa", 1, "stop"),
             put("aaaaaaaa", 2, "run"),
-            DesiredEdit::Remove(id("bbbbbbbb"), 1),
-            DesiredEdit::Remove(id("cccccccc"), 1),
+            remove("bbbbbbbb", false),
+            remove("cccccccc", false),
         ]);
 
         let now = cell.desired().borrow().clone();
@@ -336,6 +360,16 @@ mod tests {
         assert_eq!(read(&seen), [entry("aaaaaaaa", 1, "run"), entry("bbbbbbbb", 1, "run")]);
         assert_eq!(read(&now), [entry("aaaaaaaa", 1, "stop"), entry("aaaaaaaa", 2, "run")]);
         assert_eq!((seen.generation, now.generation), (begin + 1, begin + 2));
+
+        let mut told = cell.desired();
+        cell.change_desired(vec![remove("aaaaaaaa", true)]);
+        assert!(!told.has_changed().unwrap(), "its agent has said so itself");
+        let later = cell.desired_after(now.generation).unwrap();
+        assert_eq!(read(&later), [entry("aaaaaaaa", 2, "run")]);
+        assert!(cell.desired_after(later.generation).is_none());
+        cell.change_desired(vec![remove("dddddddd", true), remove("eeeeeeee", false)]);
+        assert!(told.has_changed().unwrap());
+        told.mark_unchanged();
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub use meter::{FailedByKind, Level, Report, Timing};
 pub use queue::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};
 pub use run::{Outcome, SimulateOptions, run, stdio};
 pub use speed::{
-    GangKind, GangReport, Measurement, PlacementBench, SpeedError, SpeedOptions, SpeedReport,
+    Cost, GangKind, GangReport, Measurement, PlacementBench, SpeedError, SpeedOptions, SpeedReport,
     gang_speed, plan_speed, queue_speed, speed,
 };
 pub use suite::{LevelReport, MixReport, SuiteError, SuiteOptions, SuiteReport, suite};

@@ -15,7 +15,7 @@ pub(crate) struct Stopwatch {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lap {
     pub(crate) wall: Duration,
-    cpu: Duration,
+    pub(crate) cpu: Duration,
 }
 
 impl Stopwatch {

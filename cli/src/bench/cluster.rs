@@ -2,7 +2,8 @@
 //!
 //! A run first fills the cluster, then submits the sessions that are measured. What the first and
 //! the last tenth of them do is left out. Before it, a short run of the same kind has a manager that
-//! commits every change by itself, so that what committing in groups gives can be seen beside it.
+//! commits every change by itself, one after the other, so that what committing in groups gives can be
+//! seen beside it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -110,8 +111,9 @@ pub(crate) async fn run(args: ClusterBenchArgs) -> Result<(), Failure> {
         None => Etcd::start(folder.path()).await?,
     };
     let unbatched = if args.unbatched_seconds > 0 {
-        let manager =
-            ManagerOptions::new("/fgpu-bench/unbatched/")?.with("FGPU_BENCH_MAX_BATCH", 1);
+        let manager = ManagerOptions::new("/fgpu-bench/unbatched/")?
+            .with("FGPU_BENCH_MAX_BATCH", 1)
+            .with("FGPU_BENCH_IN_FLIGHT", 1);
         let run = Run {
             nodes: args.nodes,
             sessions: args.sessions,

@@ -32,6 +32,7 @@ mod runtimes;
 mod schedule;
 mod seen;
 mod standings;
+mod starving;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -58,6 +59,8 @@ mod tests_quotas;
 mod tests_random;
 #[cfg(test)]
 mod tests_restore;
+#[cfg(test)]
+mod tests_starving;
 mod waiting;
 mod waiting_check;
 mod waits_for;

@@ -210,6 +210,11 @@ impl Default for ClassName {
 }
 
 impl SessionId {
+    /// Stands for a session that is only asked about.
+    pub(crate) fn of_dry_run() -> Self {
+        Self(InPlace::from("dryrun00"))
+    }
+
     /// The id of member `position` of the group this session is the first of: itself for 0.
     ///
     /// # Errors
@@ -263,6 +268,12 @@ mod tests {
         }
         let known: HashSet<SessionId> = ids.into_iter().collect();
         assert!(texts.iter().all(|&text| known.contains(text)));
+    }
+
+    #[test]
+    fn the_id_of_a_dry_run_is_one() {
+        let id = SessionId::of_dry_run();
+        assert_eq!(SessionId::new(id.as_str()), Ok(id));
     }
 
     #[test]

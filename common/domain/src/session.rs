@@ -53,6 +53,9 @@ pub struct Session {
     /// When its latest placement was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placed_at: Option<UnixMillis>,
+    /// Whether room was kept for that placement for its age, before its turn by share.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_age: bool,
     /// Where it stands.
     pub phase: Phase,
     /// Grace of a stop that named its own, milliseconds.

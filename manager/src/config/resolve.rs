@@ -1,7 +1,7 @@
 //! From settings to a configuration, with every fault.
 
-use super::settings::{ENDED_LIMIT, MAX_BATCH, STORE_FILE, TOKEN_FILE, UnitRuleSettings};
-use super::{BootstrapConfig, ManagerConfig, ManagerSettings, StoreConfig, Timings};
+use super::settings::{ENDED_LIMIT, STORE_FILE, TOKEN_FILE, UnitRuleSettings};
+use super::{BootstrapConfig, CommitLimits, ManagerConfig, ManagerSettings, StoreConfig, Timings};
 use fgpu_domain::slice::{UnitPolicy, UnitRule};
 use fgpu_domain::units::{CpuMilli, Fgpu, MemoryBytes};
 use fgpu_service::config::{
@@ -20,8 +20,9 @@ const DEFAULT_LISTEN: SocketAddr =
 const DEFAULT_DATA_DIR: &str = "/var/lib/fgpu/manager";
 const TOKEN_VARIABLE: &str = "FGPU_BOOTSTRAP_TOKEN";
 const AGENT_TOKEN_VARIABLE: &str = "FGPU_BOOTSTRAP_AGENT_TOKEN";
-/// See [`ManagerConfig::max_batch`].
-const MAX_BATCH_VARIABLE: &str = "FGPU_BENCH_MAX_BATCH";
+/// See [`CommitLimits`].
+const BATCH_VARIABLE: &str = "FGPU_BENCH_MAX_BATCH";
+const IN_FLIGHT_VARIABLE: &str = "FGPU_BENCH_IN_FLIGHT";
 
 impl ManagerSettings {
     /// The configuration these settings describe; `lookup` reads the environment for the first
@@ -61,7 +62,7 @@ impl ManagerSettings {
                 self.sessions.ended_limit.as_ref(),
                 ENDED_LIMIT,
             ),
-            max_batch: max_batch(&mut read, &lookup),
+            commits: commits(&mut read, &lookup),
             tls: self.tls(&mut read),
             bootstrap: self.bootstrap(&mut read, &data_dir, lookup),
             log: self.log(&mut read),
@@ -317,15 +318,20 @@ fn url(text: &str) -> Result<String, String> {
     }
 }
 
-fn max_batch(read: &mut Resolver<'_>, lookup: impl Fn(&str) -> Option<String>) -> usize {
-    let Some(text) = lookup(MAX_BATCH_VARIABLE).filter(|text| !text.is_empty()) else {
-        return MAX_BATCH;
+fn commits(read: &mut Resolver<'_>, lookup: impl Fn(&str) -> Option<String>) -> CommitLimits {
+    let most = CommitLimits::default();
+    let mut lowered = |variable, most| match lookup(variable).filter(|text| !text.is_empty()) {
+        None => most,
+        Some(text) => match text.parse() {
+            Ok(limit) if (1..=most).contains(&limit) => limit,
+            _ => {
+                read.fault(variable, text, format!("from 1 to {most}"));
+                most
+            }
+        },
     };
-    match text.parse() {
-        Ok(batch) if (1..=MAX_BATCH).contains(&batch) => batch,
-        _ => {
-            read.fault(MAX_BATCH_VARIABLE, text, format!("from 1 to {MAX_BATCH}"));
-            MAX_BATCH
-        }
+    CommitLimits {
+        batch: lowered(BATCH_VARIABLE, most.batch),
+        in_flight: lowered(IN_FLIGHT_VARIABLE, most.in_flight),
     }
 }

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 pub(super) const STORE_FILE: &str = "store.fgpu";
 pub(super) const TOKEN_FILE: &str = "admin.token";
 pub(super) const ENDED_LIMIT: usize = 10_000;
-pub(super) const MAX_BATCH: usize = 256;
 
 /// Every setting but those by device model, by the name it has in the file. In the environment
 /// `timings.lost` is `FGPU_MANAGER_TIMINGS_LOST`.

@@ -115,13 +115,16 @@ fn a_first_token_that_cannot_be_used_is_a_fault_that_does_not_show_it() {
 
 #[test]
 fn a_measurement_may_lower_what_is_committed_together_and_no_more() {
-    let batch = |text: &str| {
-        let lookup = |name: &str| (name == "FGPU_BENCH_MAX_BATCH").then(|| text.to_owned());
-        ManagerConfig::load(None, lookup, &[]).map(|config| config.max_batch)
+    let commits = |variable: &str, text: &str| {
+        let lookup = |name: &str| (name == variable).then(|| text.to_owned());
+        ManagerConfig::load(None, lookup, &[]).map(|config| config.commits)
     };
-    assert_eq!(batch("").unwrap(), 256);
-    assert_eq!(batch("1").unwrap(), 1);
-    for bad in ["0", "257", "many"] {
-        assert_eq!(fields(&batch(bad).unwrap_err()), ["FGPU_BENCH_MAX_BATCH"]);
+    let most = CommitLimits::default();
+    let (batch, flight) = ("FGPU_BENCH_MAX_BATCH", "FGPU_BENCH_IN_FLIGHT");
+    assert_eq!(commits(batch, "").unwrap(), most);
+    assert_eq!(commits(batch, "1").unwrap(), CommitLimits { batch: 1, ..most });
+    assert_eq!(commits(flight, "1").unwrap(), CommitLimits { in_flight: 1, ..most });
+    for (variable, bad) in [(batch, "0"), (batch, "257"), (batch, "many"), (flight, "0")] {
+        assert_eq!(fields(&commits(variable, bad).unwrap_err()), [variable]);
     }
 }

@@ -1,11 +1,13 @@
 //! What is applied in memory and not yet told: units, gathered into batches.
 
 use super::Command;
+use super::desired::Edits;
 use super::plan::{Chunk, Limits, Operation, plan};
-use super::{EngineError, Reply, SessionChange};
+use super::{EngineError, Reply, SessionChange, Snapshot};
 use crate::records::{RecordError, encode, keys};
 use fgpu_domain::cluster::{Applied, Changes, Input, Record, RecordKey, Refusal};
-use fgpu_domain::session::{Phase, Session};
+use fgpu_domain::ids::{NodeName, SessionId};
+use fgpu_domain::session::{Phase, ReportState, Session};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -20,8 +22,16 @@ pub(super) struct Unit {
     /// Sessions as they were before they were deleted.
     deleted: Vec<Arc<Session>>,
     pub(super) answer: Option<(Reply, Result<Applied, Refusal>)>,
+    /// What an agent said is gone: what follows from it is no news to that agent.
+    gone: Option<Gone>,
     /// The input, while what it was applied to is not durable: it may have to be applied anew.
     input: Option<Input>,
+}
+
+/// Placements that an agent has reported as gone.
+pub(super) struct Gone {
+    node: NodeName,
+    placements: Vec<(SessionId, u64)>,
 }
 
 /// Units that are written together.
@@ -31,6 +41,14 @@ pub(super) struct Batch {
     records: usize,
     /// Whether what waits was placed since the last unit.
     pub(super) placed: bool,
+}
+
+/// What a batch looks like from outside once it is durable.
+pub(super) struct Seen {
+    /// `None`: readers see no difference.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    pub(super) news: Vec<SessionChange>,
+    pub(super) desired: Edits,
 }
 
 impl Unit {
@@ -43,7 +61,22 @@ impl Unit {
             | RecordKey::Usage(_) => None,
         });
         let (deleted, operations) = (gone.collect(), operations(&changes));
-        Self { changes, operations, deleted, answer, input: None }
+        Self { changes, operations, deleted, answer, gone: None, input: None }
+    }
+
+    /// With what the agent said that it came from.
+    pub(super) fn with_gone(mut self, gone: Option<Gone>) -> Self {
+        self.gone = gone;
+        self
+    }
+
+    /// Whether it came from `node` having said that this placement is gone.
+    pub(super) fn said_gone(&self, node: &NodeName, session: &SessionId, generation: u64) -> bool {
+        self.gone.as_ref().is_some_and(|gone| {
+            let same =
+                |placement: &(SessionId, u64)| (&placement.0, placement.1) == (session, generation);
+            gone.node == *node && gone.placements.iter().any(same)
+        })
     }
 
     /// With the input it came from.
@@ -81,6 +114,16 @@ impl Unit {
         let again = self.input.zip(self.answer);
         let again = again.map(|(input, (reply, _))| Command::Apply { input, reply });
         (self.changes, again)
+    }
+}
+
+impl Gone {
+    /// What `input` says is gone, if anything.
+    pub(super) fn said_by(input: &Input) -> Option<Self> {
+        let Input::Reports { node, reports, .. } = input else { return None };
+        let gone = reports.iter().filter(|report| matches!(report.state, ReportState::Gone { .. }));
+        let placements: Vec<_> = gone.map(|r| (r.session.clone(), r.generation)).collect();
+        (!placements.is_empty()).then(|| Self { node: node.clone(), placements })
     }
 }
 

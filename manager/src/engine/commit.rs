@@ -1,9 +1,11 @@
 //! Writing to the store so that the outcome is always known.
 //!
-//! Every transaction carries two conditions: the leader's fence, and that the engine's mark has not
-//! moved since the last one; and it moves the mark to an id of its own. When the store does not say
-//! whether it took a transaction, the very same one is sent again until there is an answer: if the
-//! mark has moved to our id, it had been taken; of all the copies sent at most one can be.
+//! Every transaction carries two conditions: the leader's fence, and that the engine's mark is the one
+//! that the transaction before it has set; and it moves the mark to an id of its own. So the next one
+//! can be sent before the answer to the last one is there, and is made only after it. When the store
+//! does not say whether it took a transaction, the very same one is sent again until there is an
+//! answer: if the mark has moved to its id, or to one that rests on it, it had been taken; of all the
+//! copies sent at most one can be.
 
 use super::EngineError;
 use super::plan::Chunk;
@@ -29,15 +31,28 @@ const FULL: u8 = 2;
 
 /// How one attempt to write ended.
 #[derive(Debug)]
-pub(super) enum Attempt {
+pub(super) enum Verdict {
     /// It is durable.
     Done,
     /// It was not made, and never will be.
     Refused(EngineError),
-    /// Not known, or it may be tried again: try again after a pause.
+    /// Not known, or it may be tried again once all before it are made: after a pause.
     Again,
+    /// It came before what it rests on: it may be sent again once that is made.
+    TooEarly,
+    /// The mark has moved: by an earlier copy of this transaction, or by someone else.
+    Moved,
     /// Someone else leads, or has written: all state here is void.
     Deposed,
+}
+
+/// Whether all that a transaction rests on was known to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rests {
+    /// When it was sent.
+    pub(super) at_sending: bool,
+    /// By now.
+    pub(super) now: bool,
 }
 
 /// A transaction on its way to the store.
@@ -45,6 +60,8 @@ pub(super) enum Attempt {
 pub(super) struct Pending {
     txn: Txn,
     id: Vec<u8>,
+    /// What must hold of the mark.
+    unmoved: Compare,
     /// Whether an earlier attempt may have been taken.
     uncertain: bool,
     /// Whether it may be given up.
@@ -56,6 +73,11 @@ impl Pending {
     pub(super) fn is_probe(&self) -> bool {
         self.txn.writes.len() == 1
     }
+
+    /// What the mark is once it is made.
+    pub(super) fn id(&self) -> &[u8] {
+        &self.id
+    }
 }
 
 /// Writes under one leadership.
@@ -66,8 +88,8 @@ pub(crate) struct Committer {
     /// Random part of this term's batch ids.
     term: String,
     batches: u64,
-    /// Mod revision of the mark; 0: it does not exist.
-    mark: i64,
+    /// What the mark is when all that was prepared is made.
+    unmoved: Compare,
     health: Arc<StoreHealth>,
     retry: Retry,
 }
@@ -96,7 +118,8 @@ impl StoreHealth {
 }
 
 impl Committer {
-    /// Writes to `store` under `fence`; `mark` is the mod revision of the engine's mark.
+    /// Writes to `store` under `fence`; `mark` is the mod revision of the engine's mark, 0 if there is
+    /// none yet.
     pub(crate) fn new(store: Arc<dyn Store>, fence: Compare, epoch: i64, mark: i64) -> Self {
         let random = secret::random::<8>().unwrap_or_default();
         Self {
@@ -105,7 +128,7 @@ impl Committer {
             epoch,
             term: secret::hex(&random),
             batches: 0,
-            mark,
+            unmoved: Compare::ModRevision { key: keys::COMMIT.to_owned(), revision: mark },
             health: Arc::new(StoreHealth::default()),
             retry: Retry::new(BACKOFF),
         }
@@ -120,13 +143,16 @@ impl Committer {
         self.retry.next_pause()
     }
 
-    /// The transaction that writes `chunk`.
+    /// The transaction that writes `chunk`, resting on the one prepared before it.
     pub(super) fn prepare(&mut self, chunk: Chunk) -> Pending {
         self.batches += 1;
         let id = format!("{}-{}-{}", self.epoch, self.term, self.batches).into_bytes();
-        let unmoved = Compare::ModRevision { key: keys::COMMIT.to_owned(), revision: self.mark };
-        let mut txn =
-            Txn::new().compare(self.fence.clone()).compare(unmoved).put(keys::COMMIT, id.clone());
+        let moved = Compare::Value { key: keys::COMMIT.to_owned(), value: id.clone() };
+        let unmoved = std::mem::replace(&mut self.unmoved, moved);
+        let mut txn = Txn::new()
+            .compare(self.fence.clone())
+            .compare(unmoved.clone())
+            .put(keys::COMMIT, id.clone());
         let optional = !chunk.continues;
         for (key, value) in chunk.writes {
             txn = match value {
@@ -134,7 +160,12 @@ impl Committer {
                 None => txn.delete(key),
             };
         }
-        Pending { txn, id, uncertain: false, optional }
+        Pending { txn, id, unmoved, uncertain: false, optional }
+    }
+
+    /// Lets the next transaction rest on what `given_up` rested on, which will never be made.
+    pub(super) fn rest_as(&mut self, given_up: &Pending) {
+        self.unmoved = given_up.unmoved.clone();
     }
 
     /// Sends `pending` once. The future borrows nothing, so the caller can do other things.
@@ -147,55 +178,54 @@ impl Committer {
     }
 
     /// What the answer to `pending` means.
-    pub(super) async fn judge(
+    pub(super) fn judge(
         &mut self,
         pending: &mut Pending,
+        rests: Rests,
         answer: Result<i64, StoreError>,
-    ) -> Attempt {
+    ) -> Verdict {
         match answer {
-            Ok(revision) => self.done(revision),
+            Ok(_) => {
+                self.done();
+                Verdict::Done
+            }
             Err(error) if error.conflicts_with(&self.fence) => {
                 tracing::warn!(error = &error as &dyn Error, "deposed");
-                Attempt::Deposed
+                Verdict::Deposed
             }
-            Err(StoreError::Conflict { .. }) => self.look_at_mark(pending).await,
+            Err(StoreError::Conflict { .. }) if rests.at_sending => Verdict::Moved,
+            Err(StoreError::Conflict { .. }) => Verdict::TooEarly,
             Err(error @ StoreError::Unknown { .. }) => {
                 pending.uncertain = true;
                 self.note(&error);
-                Attempt::Again
+                Verdict::Again
             }
             Err(error) => {
                 let refusal = self.note(&error);
-                let certain = !pending.uncertain && pending.optional;
-                if certain { Attempt::Refused(refusal) } else { Attempt::Again }
+                let certain = rests.now && !pending.uncertain && pending.optional;
+                if certain { Verdict::Refused(refusal) } else { Verdict::Again }
             }
         }
     }
 
-    /// The mark has moved: by an earlier copy of this transaction, or by someone else.
-    async fn look_at_mark(&mut self, pending: &Pending) -> Attempt {
-        let snapshot = match self.store.range(keys::COMMIT).await {
-            Ok(snapshot) => snapshot,
+    /// The mark as it is in the store.
+    pub(super) async fn mark(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.store.range(keys::COMMIT).await {
+            Ok(snapshot) => {
+                let mut entries = snapshot.entries.into_iter();
+                Ok(entries.find(|entry| entry.key == keys::COMMIT).map(|entry| entry.value))
+            }
             Err(error) => {
                 self.note(&error);
-                return Attempt::Again;
-            }
-        };
-        let mark = snapshot.entries.iter().find(|entry| entry.key == keys::COMMIT);
-        match mark {
-            Some(entry) if entry.value == pending.id => self.done(entry.mod_revision),
-            _ => {
-                tracing::error!("another writer moved the engine's mark; reading everything anew");
-                Attempt::Deposed
+                Err(error)
             }
         }
     }
 
-    fn done(&mut self, mark: i64) -> Attempt {
-        self.mark = mark;
+    /// The store has taken a transaction.
+    pub(super) fn done(&mut self) {
         self.retry.reset();
         self.health.set(HEALTHY);
-        Attempt::Done
     }
 
     /// Records that the store failed, and says how callers are told.

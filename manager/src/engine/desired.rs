@@ -55,7 +55,11 @@ impl<'a> Entries<'a> {
                     (other.0, &other.1.node) == (generation, &grant.node)
                 };
                 if let Some(before) = before.filter(|_| !now.clone().any(|other| same(&other))) {
-                    let gone = DesiredEdit::Remove(before.id.clone(), generation);
+                    let gone = DesiredEdit::Remove {
+                        session: before.id.clone(),
+                        generation,
+                        known: unit.said_gone(&grant.node, &before.id, generation),
+                    };
                     edits.entry(grant.node.clone()).or_default().push(gone);
                 }
             }

@@ -1,17 +1,15 @@
 //! The loop of the engine.
 
-use super::batch::{Batch, Unit};
-use super::commit::{Attempt, Pending};
+use super::batch::{Batch, Gone, Seen, Unit};
 use super::desired::{Edits, Entries};
+use super::flight::{Flight, Flights, Landing};
 use super::plan::Chunk;
-use super::{
-    ChangeBatch, Command, Committer, EngineError, EngineHandle, INBOX, SessionChange, Snapshot,
-};
+use super::{ChangeBatch, Command, Committer, EngineError, EngineHandle, INBOX, Snapshot};
+use crate::config::CommitLimits;
 use crate::nodes::Nodes;
 use fgpu_domain::cluster::Cluster;
 use fgpu_domain::time::UnixMillis;
 use fgpu_service::clock::Clock;
-use fgpu_store::StoreError;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,15 +32,16 @@ pub(crate) struct Engine {
     committer: Committer,
     clock: Arc<dyn Clock>,
     nodes: Arc<Nodes>,
-    /// Inputs taken into one batch at most.
-    max_batch: usize,
+    limits: CommitLimits,
     inbox: mpsc::Receiver<Command>,
     published: watch::Sender<Arc<Snapshot>>,
     changes: broadcast::Sender<Arc<ChangeBatch>>,
     stop: CancellationToken,
-    /// Applied in memory; written next. While a transaction is on its way, what is in here rests on
-    /// it.
+    /// Applied in memory; written next. It rests on what is on its way.
     open: Batch,
+    flights: Flights,
+    /// The state after the last batch that is on its way, or was told.
+    latest: Arc<Snapshot>,
     /// Inputs to be applied anew, before any other: what they rested on was refused.
     redo: VecDeque<Command>,
     /// Asked while not all that is applied was durable; no more is taken until they are answered.
@@ -51,14 +50,6 @@ pub(crate) struct Engine {
     probe_at: Option<Instant>,
     /// When time was last looked at, by the wall clock.
     ticked_at: UnixMillis,
-}
-
-/// What a batch looks like from outside once it is durable.
-struct Seen {
-    /// `None`: readers see no difference.
-    snapshot: Option<Arc<Snapshot>>,
-    news: Vec<SessionChange>,
-    desired: Edits,
 }
 
 /// The leadership is gone: nothing here may be used any more.
@@ -72,12 +63,12 @@ impl Engine {
         committer: Committer,
         clock: Arc<dyn Clock>,
         nodes: Arc<Nodes>,
-        max_batch: usize,
+        limits: CommitLimits,
         stop: CancellationToken,
     ) -> (Self, EngineHandle) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let first = Arc::new(Snapshot::of(&cluster, 1));
-        let (published, reader) = watch::channel(first);
+        let (published, reader) = watch::channel(Arc::clone(&first));
         let (changes, _) = broadcast::channel(WATCH_BACKLOG);
         let health = Arc::clone(committer.health());
         let handle =
@@ -92,12 +83,14 @@ impl Engine {
             committer,
             clock,
             nodes,
-            max_batch,
+            limits,
             inbox,
             published,
             changes,
             stop,
             open: Batch::default(),
+            flights: Flights::new(limits.in_flight),
+            latest: first,
             redo: VecDeque::new(),
             questions: Vec::new(),
             probe_at,
@@ -117,34 +110,68 @@ impl Engine {
     }
 
     async fn step(&mut self) -> Result<(), Deposed> {
-        let clock = Arc::clone(&self.clock);
-        if self.committer.health().away().is_some() {
-            let next = || Instant::now() + self.committer.pause();
-            let probe_at = *self.probe_at.get_or_insert_with(next);
-            return tokio::select! {
-                command = next_command(&mut self.redo, &mut self.inbox) => {
-                    self.take_without_store(command.ok_or(Deposed)?);
-                    Ok(())
-                }
-                () = tokio::time::sleep_until(probe_at) => self.probe().await,
-            };
-        }
-        let wake = self.wake_at();
-        if self.open.units.is_empty() {
-            tokio::select! {
-                command = next_command(&mut self.redo, &mut self.inbox) => {
-                    self.gather(command.ok_or(Deposed)?, false);
-                }
-                () = clock.sleep_until(wake) => self.tick(),
+        if self.may_launch() {
+            if self.clock.now().since(self.ticked_at) >= TICK_MS {
+                self.tick();
             }
-        } else if clock.now().since(self.ticked_at) >= TICK_MS {
-            self.tick();
+            self.launch();
         }
-        self.fly().await
+        let away = self.committer.health().away();
+        let takes = away.is_some() || self.takes_more();
+        let (clock, wake) = (Arc::clone(&self.clock), self.wake());
+        tokio::select! {
+            Some(answer) = self.flights.answer() => {
+                let landing = self.flights.judge(answer, &mut self.committer).await;
+                self.land(landing)?;
+                self.after(away.is_some());
+            }
+            command = next_command(&mut self.redo, &mut self.inbox), if takes => {
+                self.take(command.ok_or(Deposed)?, away);
+            }
+            () = wake.sleep(&*clock) => self.awake(),
+        }
+        Ok(())
     }
 
-    /// When time alone may bring something about.
-    fn wake_at(&self) -> Duration {
+    /// Whether what is open goes to the store now: at once if nothing is on its way, else when
+    /// nothing more comes in.
+    fn may_launch(&self) -> bool {
+        let grown = self.flights.is_empty() || (!self.flights.is_full() && !self.takes_more());
+        grown && !self.open.units.is_empty() && self.committer.health().away().is_none()
+    }
+
+    /// What is to be done if neither the store nor anybody says anything.
+    fn wake(&mut self) -> Wake {
+        if let Some(at) = self.flights.again_at() {
+            return Wake::At(at);
+        }
+        if !self.flights.is_empty() {
+            return Wake::Never;
+        }
+        if self.committer.health().away().is_some() {
+            let next = || Instant::now() + self.committer.pause();
+            return Wake::At(*self.probe_at.get_or_insert_with(next));
+        }
+        Wake::AtDeadline(self.deadline())
+    }
+
+    /// What [`wake`](Self::wake) waited for has come.
+    fn awake(&mut self) {
+        if self.flights.again_at().is_some() {
+            self.flights.send_again(&self.committer);
+        } else if self.committer.health().away().is_some() {
+            // Whether the store takes writes again.
+            self.probe_at = None;
+            let nothing = Seen { snapshot: None, news: Vec::new(), desired: Edits::new() };
+            self.flights.launch(Vec::new(), nothing, vec![Chunk::default()], &mut self.committer);
+        } else {
+            self.tick();
+            self.launch();
+        }
+    }
+
+    /// When time alone may bring something about, by the monotonic clock.
+    fn deadline(&self) -> Duration {
         let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
         let wait = match self.cluster.next_deadline() {
             // Due at the last look already: something keeps it, so there is no hurry.
@@ -153,6 +180,15 @@ impl Engine {
             None => LONGEST_SLEEP,
         };
         monotonic + wait.min(LONGEST_SLEEP)
+    }
+
+    fn take(&mut self, command: Command, away: Option<EngineError>) {
+        match away {
+            None => self.gather(command, !self.flights.is_empty()),
+            // What is here is what the store has.
+            Some(_) if self.flights.is_probe() => self.take_without_store(command),
+            Some(error) => refuse(command, error),
+        }
     }
 
     /// Takes `first` and whatever else waits into the open batch. What is `assumed` rests on a
@@ -170,7 +206,7 @@ impl Engine {
     }
 
     fn takes_more(&self) -> bool {
-        self.questions.is_empty() && !self.open.is_full(self.max_batch)
+        self.questions.is_empty() && !self.open.is_full(self.limits.batch)
     }
 
     fn waiting_command(&mut self) -> Option<Command> {
@@ -187,25 +223,16 @@ impl Engine {
         }
     }
 
-    /// Whether the store takes writes again; then what waited goes on.
-    async fn probe(&mut self) -> Result<(), Deposed> {
-        self.probe_at = None;
-        if self.write(Chunk::default()).await?.is_ok() {
-            self.tick();
-            self.fly().await?;
-        }
-        Ok(())
-    }
-
     /// Applies an input; answers a question at once where all that is applied is durable.
     fn handle(&mut self, command: Command, assumed: bool) {
         match command {
             Command::Apply { input, reply } => {
                 let again = assumed.then(|| input.clone());
+                let gone = Gone::said_by(&input);
                 let result = self.cluster.apply(input, self.clock.now());
                 let changes = self.cluster.take_changes();
                 let unit = Unit::new(changes, Some((reply, result)));
-                self.open.push(unit.with_input(again));
+                self.open.push(unit.with_input(again).with_gone(gone));
             }
             question if assumed || !self.open.units.is_empty() => self.questions.push(question),
             question => self.tell_answer(question),
@@ -252,106 +279,71 @@ impl Engine {
         }
     }
 
-    /// Writes the open batch and tells it; meanwhile the next one opens.
-    async fn fly(&mut self) -> Result<(), Deposed> {
+    /// Sends the open batch to the store, with what can be placed now; the next one opens.
+    fn launch(&mut self) {
         self.place();
         let mut batch = std::mem::take(&mut self.open);
-        let chunks = match batch.plan() {
-            Ok(chunks) => chunks,
-            Err(error) => {
-                self.take_back(batch.units, &error);
-                return Ok(());
+        match batch.plan() {
+            Ok(chunks) => {
+                // Now, before anything else is applied.
+                let seen = self.seen(&batch.units);
+                let durable = self.flights.launch(batch.units, seen, chunks, &mut self.committer);
+                self.durable(durable);
             }
-        };
-        // Now, before anything else is applied.
-        let seen = self.seen(&batch.units);
-        let mut written = 0;
-        for chunk in chunks {
-            let complete = chunk.complete;
-            match self.write(chunk).await? {
-                Ok(()) => written = complete,
-                Err(error) => {
-                    self.fall_back(batch.units, written, &error);
-                    return Ok(());
-                }
-            }
+            Err(error) => self.take_back(batch.units, &error),
         }
-        self.tell(batch.units, seen);
-        if self.open.units.is_empty() {
-            for question in std::mem::take(&mut self.questions) {
-                self.tell_answer(question);
-            }
+    }
+
+    fn land(&mut self, landing: Landing) -> Result<(), Deposed> {
+        match landing {
+            Landing::Nothing => {}
+            Landing::Durable(flights) => self.durable(flights),
+            Landing::Refused { flights, error } => self.fall_back(flights, &error),
+            Landing::Deposed => return Err(Deposed),
         }
         Ok(())
     }
 
-    /// The store refused `units` from `written` on: undoes them and what rests on them, which is
-    /// then applied anew.
-    fn fall_back(&mut self, mut units: Vec<Unit>, written: usize, error: &EngineError) {
-        for unit in std::mem::take(&mut self.open).units.into_iter().rev() {
+    /// Once the store takes writes again after it was away, what waits goes on.
+    fn after(&mut self, was_away: bool) {
+        if was_away && self.committer.health().away().is_none() && self.flights.is_empty() {
+            self.tick();
+            self.launch();
+        }
+    }
+
+    fn durable(&mut self, flights: Vec<Flight>) {
+        for flight in flights {
+            self.tell(flight.units, flight.seen);
+        }
+        if self.open.units.is_empty() && self.flights.is_empty() {
+            for question in std::mem::take(&mut self.questions) {
+                self.tell_answer(question);
+            }
+        }
+    }
+
+    /// The store refused the first of `flights`, from what is written of it on: undoes that and all
+    /// that rests on it, which is then applied anew.
+    fn fall_back(&mut self, mut flights: VecDeque<Flight>, error: &EngineError) {
+        let refused = flights.pop_front();
+        let resting = flights.into_iter().flat_map(|flight| flight.units);
+        let resting: Vec<Unit> = resting.chain(std::mem::take(&mut self.open).units).collect();
+        for unit in resting.into_iter().rev() {
             let (changes, again) = unit.undo();
             self.cluster.rollback(changes);
             if let Some(command) = again {
                 self.redo.push_front(command);
             }
         }
-        let rest = units.split_off(written);
-        self.take_back(rest, error);
-        let seen = self.seen(&units);
-        self.tell(units, seen);
+        self.latest = self.published.borrow().clone();
+        if let Some(Flight { mut units, written, .. }) = refused {
+            let rest = units.split_off(written);
+            self.take_back(rest, error);
+            let seen = self.seen(&units);
+            self.tell(units, seen);
+        }
         self.redo.extend(self.questions.drain(..));
-    }
-
-    /// Writes one transaction; returns when its outcome is certain.
-    async fn write(&mut self, chunk: Chunk) -> Result<Result<(), EngineError>, Deposed> {
-        let mut pending = self.committer.prepare(chunk);
-        loop {
-            let answer = self.send(&pending).await;
-            match self.committer.judge(&mut pending, answer).await {
-                Attempt::Done => return Ok(Ok(())),
-                Attempt::Refused(error) => return Ok(Err(error)),
-                Attempt::Deposed => return Err(Deposed),
-                Attempt::Again => self.pause(&pending).await,
-            }
-        }
-    }
-
-    /// Sends once, and takes in what comes meanwhile. While the store is known to be away, callers
-    /// are answered instead of kept waiting.
-    async fn send(&mut self, pending: &Pending) -> Result<i64, StoreError> {
-        let sent = self.committer.send(pending);
-        tokio::pin!(sent);
-        loop {
-            let away = self.committer.health().away().is_some();
-            let takes = away || self.takes_more();
-            tokio::select! {
-                answer = &mut sent => return answer,
-                Some(command) = next_command(&mut self.redo, &mut self.inbox), if takes => {
-                    if away { self.answer(command, pending) } else { self.gather(command, true) }
-                }
-            }
-        }
-    }
-
-    async fn pause(&mut self, pending: &Pending) {
-        let pause = tokio::time::sleep(self.committer.pause());
-        tokio::pin!(pause);
-        loop {
-            let away = self.committer.health().away();
-            tokio::select! {
-                () = &mut pause => return,
-                Some(command) = self.inbox.recv(), if away.is_some() => self.answer(command, pending),
-            }
-        }
-    }
-
-    /// Answers a command while `pending` is on its way. If that is only a probe, the state here is
-    /// what is written, and questions can be answered; else nothing can.
-    fn answer(&mut self, command: Command, pending: &Pending) {
-        if !pending.is_probe() {
-            return refuse(command, self.committer.health().away());
-        }
-        self.take_without_store(command);
     }
 
     /// Undoes units, the last first, and answers their callers.
@@ -365,11 +357,13 @@ impl Engine {
     }
 
     /// What the state, which ends with `units`, looks like from outside.
-    fn seen(&self, units: &[Unit]) -> Seen {
+    fn seen(&mut self, units: &[Unit]) -> Seen {
         let mut nodes = units.iter().flat_map(|unit| &unit.changes.nodes).peekable();
         let changed = nodes.peek().is_some() || units.iter().any(|unit| !unit.changes.is_empty());
-        let old = self.published.borrow().clone();
-        let snapshot = changed.then(|| Arc::new(old.next(&self.cluster, nodes)));
+        let snapshot = changed.then(|| Arc::new(self.latest.next(&self.cluster, nodes)));
+        if let Some(snapshot) = &snapshot {
+            self.latest = Arc::clone(snapshot);
+        }
         let mut desired = Edits::new();
         let mut entries = Entries::new(&self.cluster);
         for unit in units {
@@ -397,6 +391,24 @@ impl Engine {
     }
 }
 
+/// What the engine sleeps for.
+enum Wake {
+    At(Instant),
+    /// By the monotonic time of the engine's clock.
+    AtDeadline(Duration),
+    Never,
+}
+
+impl Wake {
+    async fn sleep(self, clock: &dyn Clock) {
+        match self {
+            Self::At(at) => tokio::time::sleep_until(at).await,
+            Self::AtDeadline(at) => clock.sleep_until(at).await,
+            Self::Never => std::future::pending().await,
+        }
+    }
+}
+
 /// The next command: what must be applied anew comes first. Nothing is lost if it is dropped.
 async fn next_command(
     redo: &mut VecDeque<Command>,
@@ -408,8 +420,7 @@ async fn next_command(
     }
 }
 
-fn refuse(command: Command, away: Option<EngineError>) {
-    let error = away.unwrap_or(EngineError::StoreUnavailable);
+fn refuse(command: Command, error: EngineError) {
     match command {
         Command::Apply { reply, .. } => drop(reply.send(Err(error))),
         Command::Explain { reply, .. } | Command::DryRun { reply, .. } => {

@@ -1,7 +1,8 @@
 //! What an agent said and the engine has not taken yet.
 //!
 //! One input is on its way at a time; what comes meanwhile is gathered, so an agent that talks much
-//! costs no more memory than what it has to say. What the store could not take is told again.
+//! costs no more memory than what it has to say. What the store could not take is told again. How far
+//! starting has come is only for people to see: it waits a moment for something that counts.
 
 use fgpu_domain::cluster::Input;
 use fgpu_domain::ids::NodeName;
@@ -10,9 +11,14 @@ use fgpu_domain::placement::MOST_IMAGES;
 use fgpu_domain::session::{Report, ReportState};
 use fgpu_wire::v1;
 use std::mem::discriminant;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Names of images that are gone, kept until the engine takes them.
 const MOST_TOLD: usize = 1024;
+/// How long the progress of starting waits for other news to go with: few containers are being created
+/// for longer, and those that are will be seen to be.
+const PROGRESS_WAITS: Duration = Duration::from_millis(150);
 
 /// Words of one agent on their way to the engine.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(super) struct Inbox {
     images: Option<v1::NodeImages>,
     reports: Vec<Report>,
     full: bool,
+    /// Until when the reports can wait.
+    patience: Option<Instant>,
 }
 
 impl Inbox {
@@ -35,6 +43,7 @@ impl Inbox {
             images: None,
             reports: Vec::new(),
             full: false,
+            patience: None,
         }
     }
 
@@ -62,6 +71,11 @@ impl Inbox {
         if full {
             self.reports.clear();
             self.full = true;
+        }
+        if reports.iter().any(|report| !is_progress(report)) {
+            self.patience = None;
+        } else if self.reports.is_empty() && !self.full {
+            self.patience = Some(Instant::now() + PROGRESS_WAITS);
         }
         for report in reports {
             // Progress of one placement: only the newest word of each kind matters.
@@ -91,7 +105,12 @@ impl Inbox {
         }
     }
 
-    /// The next input, if there is something to tell.
+    /// Until when there is nothing to tell, although there is something.
+    pub(super) fn patience(&self) -> Option<Instant> {
+        self.patience
+    }
+
+    /// The next input, if there is something to tell by now.
     pub(super) fn next(&mut self) -> Option<Input> {
         if let Some(register) = self.register.take() {
             return Some(register);
@@ -100,15 +119,21 @@ impl Inbox {
         if let Some(inventory) = self.inventory.take() {
             return Some(Input::Inventory { node, inventory: Box::new(inventory) });
         }
-        if self.reports.is_empty() && !self.full {
+        let waits = self.patience.is_some_and(|until| until > Instant::now());
+        if waits || (self.reports.is_empty() && !self.full) {
             // Hints come last.
             let v1::NodeImages { full, added, removed } = self.images.take()?;
             return Some(Input::Images { node, full, added, removed });
         }
+        self.patience = None;
         let reports = std::mem::take(&mut self.reports);
         let full = std::mem::take(&mut self.full);
         Some(Input::Reports { node, reports, full })
     }
+}
+
+fn is_progress(report: &Report) -> bool {
+    matches!(report.state, ReportState::Preparing(_))
 }
 
 fn is_newer(new: &Report, old: &Report) -> bool {
@@ -166,6 +191,24 @@ mod tests {
         }
         assert_eq!(taken(&mut inbox), (vec![pulling(2), running(), gone()], false));
         assert!(inbox.next().is_none());
+    }
+
+    #[tokio::test]
+    async fn progress_alone_waits_a_moment_for_what_counts() {
+        let mut inbox = inbox();
+        inbox.reports(vec![report("aaaaaaaa", pulling(1))], false);
+        assert!(inbox.next().is_none());
+        inbox.reports(vec![report("aaaaaaaa", running())], false);
+        assert_eq!(inbox.patience(), None);
+        assert_eq!(taken(&mut inbox), (vec![pulling(1), running()], false));
+
+        inbox.reports(vec![report("aaaaaaaa", pulling(1))], false);
+        let patience = inbox.patience();
+        inbox.reports(vec![report("aaaaaaaa", pulling(2))], false);
+        assert_eq!(inbox.patience(), patience, "more progress does not make it wait longer");
+        tokio::time::sleep_until(inbox.patience().unwrap()).await;
+        assert_eq!(taken(&mut inbox), (vec![pulling(2)], false));
+        assert_eq!(inbox.patience(), None);
     }
 
     #[test]

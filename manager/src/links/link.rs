@@ -138,7 +138,9 @@ impl Link {
                     self.submission = None;
                     self.settled(input, answer)?;
                 }
-                () = reached(self.not_before), if self.submission.is_none() => self.not_before = None,
+                () = reached(self.not_before.or(self.inbox.patience())), if self.submission.is_none() => {
+                    self.not_before = None;
+                }
             }
         }
     }
@@ -150,6 +152,9 @@ impl Link {
                 let unreadable = |_| CallError::field("heartbeat", "", "a message");
                 self.outbox.ack(heartbeat_sequence(&heartbeat).map_err(unreadable)?);
                 self.registered.cell.set_usage(heartbeat);
+                if let Some(quiet) = self.registered.cell.desired_after(self.outbox.generation()) {
+                    self.outbox.desired(quiet);
+                }
             }
             Some(Up::Reports(reports)) => {
                 let full = reports.full;

@@ -16,6 +16,8 @@ pub(super) struct Outbox {
     ack: Option<u64>,
     channels: VecDeque<Box<v1::OpenChannel>>,
     desired: Option<DesiredUpdate>,
+    /// Of the newest desired state that was put in here.
+    generation: u64,
 }
 
 impl Outbox {
@@ -36,7 +38,13 @@ impl Outbox {
     }
 
     pub(super) fn desired(&mut self, update: DesiredUpdate) {
+        self.generation = update.generation;
         self.desired = Some(update);
+    }
+
+    /// The generation of the newest desired state that is sent or waits here; 0: none was.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(super) fn channel(&mut self, request: Box<v1::OpenChannel>) {

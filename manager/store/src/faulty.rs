@@ -25,6 +25,8 @@ pub enum Fault {
     Full,
     /// The call is passed on after this time.
     Delay(Duration),
+    /// The call is passed on, and its answer comes after this time.
+    Late(Duration),
     /// A commit is refused for what it is after this time and does nothing; other calls are passed
     /// on.
     Refuse(Duration),
@@ -115,6 +117,11 @@ impl<S: Store> FaultyStore<S> {
                 tokio::time::sleep(time).await;
                 call.await
             }
+            Fault::Late(time) => {
+                let answer = call.await;
+                tokio::time::sleep(time).await;
+                answer
+            }
         }
     }
 }
@@ -142,6 +149,11 @@ impl<S: Store> Store for FaultyStore<S> {
             Fault::Delay(time) => {
                 tokio::time::sleep(time).await;
                 self.inner.commit(txn).await
+            }
+            Fault::Late(time) => {
+                let answer = self.inner.commit(txn).await;
+                tokio::time::sleep(time).await;
+                answer
             }
             Fault::Refuse(time) => {
                 tokio::time::sleep(time).await;

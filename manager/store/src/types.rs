@@ -71,6 +71,14 @@ pub enum Compare {
         /// The revision it must have.
         revision: i64,
     },
+    /// The key exists and has this value. Unlike a revision, a value is known before the write that
+    /// puts it has been made, so that the next write can rest on it.
+    Value {
+        /// The key.
+        key: String,
+        /// The value it must have.
+        value: Vec<u8>,
+    },
 }
 
 impl Compare {
@@ -92,16 +100,21 @@ impl Compare {
         match self {
             Self::Absent { key }
             | Self::ModRevision { key, .. }
-            | Self::CreateRevision { key, .. } => key,
+            | Self::CreateRevision { key, .. }
+            | Self::Value { key, .. } => key,
         }
     }
 
-    /// Whether it holds for a key with these revisions (both 0 if the key does not exist).
-    pub(crate) fn holds(&self, create_revision: i64, mod_revision: i64) -> bool {
+    /// Whether it holds for a key that was created and last put at these revisions and has this
+    /// value; `None`: the key does not exist.
+    pub(crate) fn holds(&self, found: Option<(i64, i64, &[u8])>) -> bool {
+        let (created, modified) =
+            found.map_or((0, 0), |(created, modified, _)| (created, modified));
         match self {
-            Self::Absent { .. } => create_revision == 0,
-            Self::ModRevision { revision, .. } => mod_revision == *revision,
-            Self::CreateRevision { revision, .. } => create_revision == *revision,
+            Self::Absent { .. } => found.is_none(),
+            Self::ModRevision { revision, .. } => modified == *revision,
+            Self::CreateRevision { revision, .. } => created == *revision,
+            Self::Value { value, .. } => found.is_some_and(|(_, _, found)| found == value),
         }
     }
 }
@@ -115,6 +128,9 @@ impl fmt::Display for Compare {
             }
             Self::CreateRevision { key, revision } => {
                 write!(f, "{key} was created at revision {revision}")
+            }
+            Self::Value { key, value } => {
+                write!(f, "{key} is {:?}", String::from_utf8_lossy(value))
             }
         }
     }
@@ -206,7 +222,10 @@ impl Txn {
     /// compare and write. A compare's key counts twice, because it is read back on failure.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        let compares = self.compares.iter().map(|compare| 2 * compare.key().len());
+        let compares = self.compares.iter().map(|compare| match compare {
+            Compare::Value { key, value } => 2 * key.len() + value.len(),
+            other => 2 * other.key().len(),
+        });
         let writes = self.writes.iter().map(|write| match write {
             Write::Put { key, value, .. } => key.len() + value.len(),
             Write::Delete { key } => key.len(),

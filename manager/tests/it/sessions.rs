@@ -27,6 +27,8 @@ async fn a_session_is_created_placed_run_and_ended() {
 
     assert_eq!(ended.outcome(), v1::Outcome::Completed);
     assert_eq!(ended.exit_code, Some(0));
+    // It has said so itself: it hears of it when its heartbeat is answered.
+    agent.be_heard(1).await;
     let free =
         |heard: &crate::agent::Heard| heard.desired.last()?.sessions.is_empty().then_some(());
     agent.hears("an empty desired state", free).await;

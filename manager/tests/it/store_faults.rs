@@ -4,6 +4,8 @@ use crate::agent::{FakeAgent, gone, registration, running};
 use crate::harness::{Running, World, code, create_with, eventually, spec};
 use fgpu_store::{Fault, Store as _};
 use fgpu_wire::v1;
+use futures_util::future::join_all;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tonic::Status;
 
@@ -259,5 +261,99 @@ async fn a_manager_whose_mark_was_moved_by_someone_else_reads_everything_anew() 
 
     assert_eq!(manager.get(&id).await.id, id);
     assert_eq!(world.records().await, 2);
+    manager.stop().await;
+}
+
+/// Creates sessions with these names all at once, each asked for again until it is taken, while the
+/// commit of one more, `first`, is on its way and meets the first of `faults`, and those that follow
+/// meet the rest; gives the answer of that first one.
+async fn create_many_during(
+    world: &World,
+    manager: &Running,
+    first: &str,
+    names: &[String],
+    faults: &[Fault],
+) -> Result<(), Status> {
+    let named = |name: &str| {
+        let small = v1::SessionSpec { name: name.to_owned(), gpu: None, ..spec(1) };
+        v1::CreateSessionRequest { spec: Some(small), ..create_with(name) }
+    };
+    let before = world.store.commits();
+    world.store.fail_next_commits(faults.iter().copied());
+    let (mut client, request) = (manager.sessions(), named(first));
+    let first = tokio::spawn(async move { client.create_session(request).await });
+    eventually("the first is on its way", async || {
+        if world.store.commits() > before { Ok(()) } else { Err("nothing yet".to_owned()) }
+    })
+    .await;
+    let all = names.iter().map(async |name| {
+        eventually("it is taken", async || {
+            let answer = manager.sessions().create_session(named(name)).await;
+            answer.map_err(|status| status.to_string())
+        })
+        .await;
+    });
+    join_all(all).await;
+    first.await.unwrap().map(drop)
+}
+
+#[tokio::test]
+async fn transactions_on_their_way_together_survive_whatever_becomes_of_each() {
+    use Fault::{Delay, Full, Late, LostAck, LostRequest, None, Refuse, Unavailable};
+    let slow = Delay(Duration::from_millis(200));
+    let world = World::new().await;
+    let manager = world.start().await;
+    let mut expected = 0;
+    // After the first one come at least two more, which are sent while it is on its way.
+    let rounds: &[(&[Fault], bool)] = &[
+        (&[slow], true),
+        (&[slow, None, LostAck], true),
+        (&[LostAck, slow], true),
+        // The answer that it came too early is there only once it is the first.
+        (&[slow, Late(Duration::from_millis(400))], true),
+        (&[slow, LostAck, LostRequest], true),
+        (&[slow, LostRequest, LostAck, slow, LostAck], true),
+        (&[slow, Unavailable, None, Unavailable], true),
+        (&[slow, slow, Refuse(Duration::ZERO)], true),
+        (&[Refuse(Duration::from_millis(200))], false),
+        (&[Refuse(Duration::from_millis(200)), None, LostAck, Full], false),
+    ];
+    for (round, (faults, taken)) in rounds.iter().enumerate() {
+        let name = |number: usize| format!("round-{round}-{number}");
+        let names: Vec<String> = (1..300).map(name).collect();
+        let first = create_many_during(&world, &manager, &name(0), &names, faults).await;
+        assert_eq!(first.is_ok(), *taken, "{faults:?}: {first:?}");
+        expected += names.len() + usize::from(*taken);
+        assert_eq!(world.records().await, expected, "{faults:?}");
+    }
+
+    let restored = world.restored().await;
+    assert_eq!(fgpu_domain::check::check(&restored), Ok(()));
+    let names: BTreeSet<_> =
+        restored.sessions().values().map(|session| &session.spec.name).collect();
+    assert_eq!(names.len(), expected, "each name once");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_transaction_is_sent_before_the_answer_to_the_last_is_there() {
+    let world = World::new().await;
+    let manager = world.start().await;
+    let before = world.store.commits();
+    let slow = Fault::Delay(Duration::from_secs(5));
+    let names: Vec<String> = (1..200).map(|number| format!("session-{number}")).collect();
+    let during = async {
+        eventually("another one is sent", async || match world.store.commits() - before {
+            sent @ 0..=1 => Err(format!("{sent} so far")),
+            _ => Ok(()),
+        })
+        .await;
+        assert_eq!(world.records().await, 0, "the first is on its way, and the rest rests on it");
+    };
+    let faults = [slow];
+    let creating = create_many_during(&world, &manager, "session-0", &names, &faults);
+    let ((), created) = tokio::join!(during, creating);
+    created.unwrap();
+    assert_eq!(world.records().await, 200);
     manager.stop().await;
 }

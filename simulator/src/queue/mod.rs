@@ -15,6 +15,8 @@ mod table;
 mod tests;
 #[cfg(test)]
 mod tests_fairness;
+#[cfg(test)]
+mod tests_reservations;
 mod world;
 
 pub use report::{Bin, Counts, Distribution, Fairness, ProjectShare, QueueReport, Use, Waits};

@@ -5,11 +5,13 @@
 //! pod go and another come, over and over, so that the fill stays what it is.
 
 mod gangs;
+mod pair;
 mod placement;
 mod queue;
 mod waiting;
 
 pub use gangs::{GangKind, GangReport, gang_speed, plan_speed};
+pub use pair::Cost;
 pub use placement::{PlacementBench, speed};
 pub use queue::queue_speed;
 
@@ -108,6 +110,9 @@ pub struct Measurement {
     pub placed: usize,
     /// How long they took.
     pub timing: Timing,
+    /// What the sessions that waited cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_costs: Option<Cost>,
 }
 
 /// Pods that come, without end.
@@ -139,24 +144,66 @@ impl Gauge {
     }
 }
 
-/// Measures decisions one after another; `exchange` makes one and says whether it found a place. What
-/// is given out in the end is for the caller to say.
+/// Decisions measured one after another.
+struct Series {
+    laps: Vec<Lap>,
+    placed: usize,
+    /// Time left to measure.
+    left: Duration,
+}
+
+impl Series {
+    fn new(at_most: Duration) -> Self {
+        Self { laps: Vec::new(), placed: 0, left: at_most }
+    }
+
+    fn has_time(&self) -> bool {
+        !self.left.is_zero()
+    }
+
+    /// Makes `count` decisions with `exchange`, which says of each whether it found a place; the
+    /// processor time they took.
+    fn run(
+        &mut self,
+        count: usize,
+        exchange: &mut dyn FnMut() -> Result<(Lap, bool), SpeedError>,
+    ) -> Result<Duration, SpeedError> {
+        let mut cpu = Duration::ZERO;
+        for _ in 0..count {
+            let (lap, found) = exchange()?;
+            self.placed += usize::from(found);
+            self.left = self.left.saturating_sub(lap.wall);
+            self.laps.push(lap);
+            cpu += lap.cpu;
+        }
+        Ok(cpu)
+    }
+
+    /// What they come to. What is given out in the end is for the caller to say.
+    fn measurement(&self, fill_pct: u32) -> Measurement {
+        Measurement {
+            fill_pct,
+            alloc_pct: 0.0,
+            waiting: 0,
+            decisions: self.laps.len(),
+            placed: self.placed,
+            timing: timing(&self.laps).unwrap_or_default(),
+            waiting_costs: None,
+        }
+    }
+}
+
+/// Measures decisions of one cluster.
 fn measure(
     options: &SpeedOptions,
     fill_pct: u32,
-    waiting: usize,
     mut exchange: impl FnMut() -> Result<(Lap, bool), SpeedError>,
 ) -> Result<Measurement, SpeedError> {
-    let (mut laps, mut placed) = (Vec::with_capacity(options.decisions), 0);
-    let mut left = options.at_most;
-    while laps.len() < options.decisions && !left.is_zero() {
-        let (lap, found) = exchange()?;
-        placed += usize::from(found);
-        left = left.saturating_sub(lap.wall);
-        laps.push(lap);
+    let mut series = Series::new(options.at_most);
+    while series.laps.len() < options.decisions && series.has_time() {
+        series.run(1, &mut exchange)?;
     }
-    let (decisions, timing) = (laps.len(), timing(&laps).unwrap_or_default());
-    Ok(Measurement { fill_pct, alloc_pct: 0.0, waiting, decisions, placed, timing })
+    Ok(series.measurement(fill_pct))
 }
 
 impl SpeedReport {
@@ -204,6 +251,14 @@ impl SpeedReport {
                 at.timing.p99_cpu_us
             );
         }
+        for at in &self.measurements {
+            let Some(cost) = at.waiting_costs else { continue };
+            let _ = writeln!(
+                text,
+                "{} % full, {} waiting: waiting costs {:+.1} % (median of {} rounds {:+.1} %)",
+                at.fill_pct, at.waiting, cost.mean_pct, cost.rounds, cost.median_pct
+            );
+        }
         text
     }
 }
@@ -237,7 +292,12 @@ mod tests {
             assert!(at.alloc_pct <= fill && at.alloc_pct > fill - 11.0, "{at:?}");
             assert!(at.placed > 100 && at.timing.decisions_per_s > 0.0, "{at:?}");
         }
-        assert_eq!(report.table().lines().count(), 2 + waiting.len());
+        let pairs = report.measurements.iter().filter(|at| at.waiting_costs.is_some());
+        let costs = waiting.iter().filter(|count| **count > 0).count();
+        assert_eq!(pairs.filter(|at| at.waiting > 0).count(), costs);
+        let table = report.table();
+        assert_eq!(table.lines().count(), 2 + waiting.len() + costs);
+        assert_eq!(table.matches("waiting costs").count(), costs);
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl PlacementBench {
         options: &SpeedOptions,
     ) -> Result<Measurement, SpeedError> {
         self.fill(fill_pct)?;
-        let measured = measure(options, fill_pct, 0, || self.exchange(fill_pct))?;
+        let measured = measure(options, fill_pct, || self.exchange(fill_pct))?;
         Ok(Measurement { alloc_pct: self.gauge.alloc_pct(), ..measured })
     }
 

@@ -1,6 +1,7 @@
 //! The cluster the manager runs: a session ends, another is created, the queue is looked at, and
 //! what changed is taken for the store. Every decision measured is all of that.
 
+use super::pair::measure_pair;
 use super::{Gauge, Measurement, SpeedError, SpeedOptions, SpeedReport, Stream, measure, waiting};
 use crate::error::SimulateError;
 use crate::generate::Lists;
@@ -36,28 +37,31 @@ pub(super) struct Bench {
     pub(super) time_limit_ms: Option<u64>,
 }
 
-/// Measures decisions of the cluster at each fill, without and with sessions that wait.
+/// Measures decisions of the cluster at each fill; where sessions shall wait, by turns on one where
+/// nothing waits and on one that is alike but for them.
 ///
 /// # Errors
 /// [`SpeedError`] when the cluster cannot be made or refuses what it should not.
 pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
     let lists = options.source.lists()?;
     let (nodes, capacity) = (lists.nodes.len(), lists.capacity());
-    let mut bench = Bench::new(options, &lists);
-    bench.register(&lists.nodes)?;
-    if options.near {
-        bench.keep(&lists.nodes)?;
-    }
-    let pods = waiting::pods(options, &lists.nodes);
+    let mut alone = Bench::ready(options, &lists)?;
     let mut measurements = Vec::new();
-    for fill_pct in &options.fills {
-        bench.fill(*fill_pct)?;
-        measurements.push(bench.measure(*fill_pct, 0, options)?);
-        if options.waiting > 0 {
-            let waiting = bench.make_wait(&pods)?;
-            measurements.push(bench.measure(*fill_pct, options.waiting, options)?);
+    if options.waiting == 0 {
+        for fill_pct in &options.fills {
+            alone.fill(*fill_pct)?;
+            measurements.push(alone.measure(*fill_pct, options)?);
+        }
+    } else {
+        let mut beside = Bench::ready(options, &lists)?;
+        let pods = waiting::pods(options, &lists.nodes);
+        for fill_pct in &options.fills {
+            alone.fill(*fill_pct)?;
+            beside.fill(*fill_pct)?;
+            let waiting = beside.make_wait(&pods)?;
+            measurements.extend(alone.measure_with(&mut beside, *fill_pct, options)?);
             for id in waiting {
-                bench.stop(id)?;
+                beside.stop(id)?;
             }
         }
     }
@@ -80,6 +84,16 @@ impl Bench {
             elapsed: Duration::ZERO,
             time_limit_ms: None,
         }
+    }
+
+    /// A cluster with all its nodes.
+    fn ready(options: &SpeedOptions, lists: &Lists) -> Result<Self, SpeedError> {
+        let mut bench = Self::new(options, lists);
+        bench.register(&lists.nodes)?;
+        if options.near {
+            bench.keep(&lists.nodes)?;
+        }
+        Ok(bench)
     }
 
     pub(super) fn register(&mut self, nodes: &[NodeLine]) -> Result<(), SpeedError> {
@@ -153,11 +167,26 @@ impl Bench {
     fn measure(
         &mut self,
         fill_pct: u32,
-        waiting: usize,
         options: &SpeedOptions,
     ) -> Result<Measurement, SpeedError> {
-        let measured = measure(options, fill_pct, waiting, || self.exchange(fill_pct))?;
+        let measured = measure(options, fill_pct, || self.exchange(fill_pct))?;
         Ok(Measurement { alloc_pct: self.gauge.alloc_pct(), ..measured })
+    }
+
+    /// Measures by turns this one and one where sessions wait.
+    fn measure_with(
+        &mut self,
+        beside: &mut Self,
+        fill_pct: u32,
+        options: &SpeedOptions,
+    ) -> Result<[Measurement; 2], SpeedError> {
+        let sides: [&mut dyn FnMut() -> _; 2] =
+            [&mut || self.exchange(fill_pct), &mut || beside.exchange(fill_pct)];
+        let ([without, with], cost) = measure_pair(options, fill_pct, sides)?;
+        Ok([
+            Measurement { alloc_pct: self.gauge.alloc_pct(), ..without },
+            Measurement { alloc_pct: beside.gauge.alloc_pct(), waiting_costs: Some(cost), ..with },
+        ])
     }
 
     /// Lets as many go as the next needs; measures the last of that and the next together.

@@ -43,6 +43,7 @@ impl Cluster {
                 generation: 0,
                 group,
                 placed_at: None,
+                by_age: false,
                 phase: Phase::Pending { since: now },
                 stop_grace_ms: None,
                 attempts: Vec::new(),

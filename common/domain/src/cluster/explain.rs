@@ -149,7 +149,7 @@ impl Cluster {
         members: Members,
     ) -> Result<Explanation, Refusal> {
         self.check_create(spec, owner, members)?;
-        let Ok(unit) = SessionId::new("dryrun00") else { unreachable!("a valid session id") };
+        let unit = SessionId::of_dry_run();
         let request = Request { image: self.held_image(spec), ..self.request(spec) };
         let asked = Asked { unit: &unit, spec, owner, members, request };
         let hold = self.hold_of_new(spec);

@@ -20,6 +20,7 @@ use crate::queue::{Candidate as Queued, Place};
 use crate::session::{Session, SessionSpec};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub(super) const MOST_ROUNDS: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Promises {
     plan: Arc<Backfill>,
-    /// The heads that were planned for, with their priorities.
-    heads: Arc<[(SessionId, i32)]>,
+    /// The heads that were planned for.
+    heads: Arc<[Named]>,
     planned_at: Option<UnixMillis>,
     /// Nodes or sessions have changed since.
     changed: bool,
@@ -45,10 +46,20 @@ pub(super) struct Promises {
     other_heads: bool,
     /// When time alone makes another plan.
     next: Option<UnixMillis>,
+    /// When the next unit has waited so long that it may be a head for that.
+    starves: Option<UnixMillis>,
     /// Whether what is refused may be allowed now.
     reopen: bool,
     /// Nothing may be placed before it is known who the heads are.
     unknown: bool,
+}
+
+/// What makes a head the same as before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    unit: SessionId,
+    priority: i32,
+    by_age: bool,
 }
 
 impl Promises {
@@ -73,7 +84,7 @@ impl Promises {
     }
 
     fn is_head(&self, unit: &SessionId) -> bool {
-        self.heads.iter().any(|(head, _)| head == unit)
+        self.heads.iter().any(|head| head.unit == *unit)
     }
 
     /// What heads may hold under their quotas has changed.
@@ -82,12 +93,22 @@ impl Promises {
     }
 
     fn wanted(&self, now: UnixMillis) -> bool {
-        self.changed || self.other_heads || self.next.is_some_and(|at| at <= now)
+        self.changed || self.other_heads || self.next_by_time().is_some_and(|at| at <= now)
+    }
+
+    /// When time alone makes other promises.
+    fn next_by_time(&self) -> Option<UnixMillis> {
+        self.next.into_iter().chain(self.starves).min()
     }
 
     /// What a unit is promised.
     pub(super) fn of(&self, unit: &SessionId) -> Option<&Reservation> {
         self.plan.reservations().find(|reservation| reservation.head == *unit)
+    }
+
+    /// Whether room is kept for a unit for its age.
+    pub(super) fn is_by_age(&self, unit: &SessionId) -> bool {
+        self.of(unit).is_some_and(|reservation| reservation.by_age)
     }
 
     fn due(&self, now: UnixMillis, pause_ms: u64) -> bool {
@@ -97,7 +118,8 @@ impl Promises {
     /// When planning is due next.
     pub(super) fn next_time(&self, pause_ms: u64) -> Option<UnixMillis> {
         let earliest = self.planned_at.map(|at| at.plus(pause_ms)).unwrap_or_default();
-        let at = if self.changed || self.other_heads { Some(earliest) } else { self.next };
+        let at =
+            if self.changed || self.other_heads { Some(earliest) } else { self.next_by_time() };
         at.map(|at| at.max(earliest))
     }
 }
@@ -127,6 +149,7 @@ impl Cluster {
         for _ in 0..MOST_ROUNDS {
             self.open_what_changed();
             self.probe();
+            self.probe_starving();
             if !self.index.promises.wanted(self.now) {
                 break;
             }
@@ -156,7 +179,7 @@ impl Cluster {
         let Self { index, .. } = self;
         let (waiting, promises) = (&index.waiting, &mut index.promises);
         if !promises.plan.is_empty()
-            && !promises.heads.iter().all(|(head, _)| waiting.place_of(head).is_some())
+            && !promises.heads.iter().all(|head| waiting.place_of(&head.unit).is_some())
         {
             let dropped =
                 Arc::make_mut(&mut promises.plan).retain(|head| waiting.place_of(head).is_some());
@@ -166,13 +189,13 @@ impl Cluster {
     }
 
     fn plan_heads(&mut self) {
-        let blocked = self.heads();
-        let named = blocked.iter().map(|head| (head.unit.clone(), head.priority));
-        let heads: Arc<[(SessionId, i32)]> = named.collect();
+        let (blocked, starves) = self.heads();
+        let heads: Arc<[Named]> = blocked.iter().map(Head::named).collect();
         let now = self.now;
         let promises = &mut self.index.promises;
         let same = !promises.changed && heads == promises.heads;
         promises.other_heads = false;
+        promises.starves = starves;
         if same && promises.next.is_none_or(|at| at > now) {
             return;
         }
@@ -187,25 +210,33 @@ impl Cluster {
         }
     }
 
-    /// The first units that cannot start, and those that are heads already: one whose kind was
-    /// opened since has not been tried again, and may still find no room.
-    fn heads(&self) -> Vec<Blocked> {
+    /// The first units that cannot start, those of a priority that starve before them, and when
+    /// more starve. One that is a head already still is: where its kind was opened since, it has not
+    /// been tried again, and may still find no room.
+    fn heads(&self) -> (Vec<Head>, Option<UnixMillis>) {
         let known = &self.index.promises;
         if !self.index.waiting.queue.has_closed() && known.heads.is_empty() {
-            return Vec::new();
+            return (Vec::new(), None);
         }
-        self.blocked_or(self.settings.reservations, |unit| known.is_head(unit))
+        let is_head = |unit: &SessionId| known.is_head(unit);
+        let starving = self.starving(is_head);
+        let rooms = self.settings.reservations;
+        // One of the rooms goes by age, the others by share.
+        let by_share = if starving.is_empty() { rooms } else { rooms.saturating_sub(1).max(1) };
+        let first = self.blocked_or(by_share, is_head);
+        let mut heads: Vec<Head> = starving.iter().map(|unit| unit.head(true)).collect();
+        heads.extend(first.iter().map(|unit| unit.head(false)));
+        heads.sort_by_key(|head| Reverse(head.priority));
+        (heads, self.next_to_starve())
     }
 
-    fn promise(&mut self, blocked: &[Blocked]) {
+    fn promise(&mut self, heads: &[Head]) {
         let (now, patience_ms) = (self.now, self.settings.reservation_patience_ms);
         let tenants = self.tenants(now);
-        let highest =
-            blocked.iter().filter(|head| head.may_preempt).map(|h| h.class_priority).max();
+        let highest = heads.iter().filter_map(|head| head.takes).max();
         let yields = highest.and_then(|highest| first_to_yield(&tenants, highest));
         let running: Vec<RunningSession> = tenants.into_iter().map(Tenant::into_running).collect();
-        let heads: Vec<Head> = blocked.iter().map(Blocked::head).collect();
-        let plan = Backfill::plan(&heads, &self.view, &running, now, patience_ms);
+        let plan = Backfill::plan(heads, &self.view, &running, now, patience_ms);
         for Victim { session, head } in plan.victims() {
             // What may not be stopped is not among them.
             let _ = self.preempt(session, head, now);
@@ -241,6 +272,9 @@ impl Cluster {
         request: &Request,
         grants: Vec<Grant>,
     ) -> Option<Vec<Grant>> {
+        if !self.index.promises.plan.binds() {
+            return Some(grants);
+        }
         let plan = self.index.promises.plan.clone();
         let ends_at = self.ends_at(&first.spec);
         let candidate = Candidate { session: unit, priority: place.priority, ends_at };
@@ -293,15 +327,15 @@ impl Cluster {
         if self.index.promises.plan.is_empty() {
             return;
         }
+        self.index.promises.quota_changed();
+        let nodes = || grants.iter().map(|grant| &grant.node);
+        if !self.index.promises.plan.concerns(unit, nodes) {
+            return;
+        }
         let request = self.request(&first.spec);
         let ends_at = self.ends_at(&first.spec);
         let candidate = Candidate { session: unit, priority: place.priority, ends_at };
         let promises = &mut self.index.promises;
-        promises.quota_changed();
-        let nodes = || grants.iter().map(|grant| &grant.node);
-        if !promises.plan.concerns(unit, nodes) {
-            return;
-        }
         let plan = Arc::make_mut(&mut promises.plan);
         let was_head = plan.retain(|head| head != unit);
         let kept = plan.took(&candidate, &allocations(&request, grants));
@@ -317,9 +351,17 @@ impl Cluster {
     }
 }
 
+impl Head {
+    fn named(&self) -> Named {
+        let (unit, priority, by_age) = (self.session.clone(), self.priority, self.by_age);
+        Named { unit, priority, by_age }
+    }
+}
+
 impl Blocked {
-    fn head(&self) -> Head {
+    fn head(&self, by_age: bool) -> Head {
         Head {
+            by_age,
             session: self.unit.clone(),
             gang: self.gang.clone(),
             waiting_since: self.waiting_since,

@@ -10,7 +10,7 @@ use crate::class::PriorityClass;
 use crate::ids::{ClassName, NodeName, SessionId};
 use crate::placement::Allocation;
 use crate::plans::gang::GangRequest;
-use crate::queue::Candidate;
+use crate::queue::Place;
 use crate::session::{Group, Phase, Resources, Session, SessionSpec, StopReason};
 use crate::time::UnixMillis;
 use std::collections::{BTreeMap, HashMap};
@@ -89,7 +89,7 @@ impl Cluster {
             let queue = &self.index.waiting.queue;
             if (queue.found_no_room(&next.place) || also(&next.unit))
                 && let Some(session) = self.sessions.get(&next.unit)
-                && !self.is_over_quota(next, session)
+                && !self.is_over_quota(&next.place, session)
             {
                 blocked.push(self.blocked_unit(session));
             }
@@ -98,24 +98,20 @@ impl Cluster {
         blocked
     }
 
-    fn is_over_quota(&self, next: &Candidate, session: &Session) -> bool {
+    pub(super) fn is_over_quota(&self, place: &Place, session: &Session) -> bool {
         let gang = session.group.as_ref().filter(|group| group.is_gang());
         let least = self.least(&session.spec).times(gang.map_or(1, |group| u64::from(group.size)));
-        self.quota_hit(&next.place.project, &next.place.user, &least, true).is_some()
+        self.quota_hit(&place.project, &place.user, &least, true).is_some()
     }
 
-    fn blocked_unit(&self, session: &Session) -> Blocked {
+    pub(super) fn blocked_unit(&self, session: &Session) -> Blocked {
         let class = self.class_of(&session.spec);
-        let waiting_since = match &session.phase {
-            Phase::Pending { since } => *since,
-            _ => session.created_at,
-        };
         let gang = session.group.as_ref().filter(|group| group.is_gang());
         let members = gang.map_or(1, |group| usize::try_from(group.size).unwrap_or(usize::MAX));
         Blocked {
             unit: session.id.clone(),
             gang: self.gang(&session.spec, &self.request(&session.spec), members),
-            waiting_since: session.spec.start_at.map_or(waiting_since, |at| at.max(waiting_since)),
+            waiting_since: Self::waits_since(session),
             priority: class.priority.saturating_add(session.spec.priority),
             class_priority: class.priority,
             may_preempt: class.may_preempt,

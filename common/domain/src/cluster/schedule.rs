@@ -114,6 +114,16 @@ impl Cluster {
         }
     }
 
+    /// As [`Cluster::probe`] for those that have waited too long, wherever they are in the order.
+    pub(super) fn probe_starving(&mut self) {
+        for next in self.open_starving(MOST_PROBED) {
+            if self.index.waiting.queue.is_open(&next.place) {
+                let tried = self.try_unit(&next);
+                self.close(&next, &tried);
+            }
+        }
+    }
+
     /// Has a unit that cannot start not tried again until that may be otherwise.
     fn close(&mut self, next: &Candidate, tried: &Tried) {
         let kind = next.place.kind;
@@ -172,6 +182,7 @@ impl Cluster {
         grants: Vec<Grant>,
         now: UnixMillis,
     ) {
+        let by_age = self.index.promises.is_by_age(&next.unit);
         if let Some(first) = members.first() {
             self.started_beside_heads(&next.unit, &next.place, first, &grants);
         }
@@ -183,6 +194,7 @@ impl Cluster {
                     phase,
                     generation,
                     placed_at,
+                    by_age,
                     ..Session::clone(session)
                 });
             }

@@ -8,6 +8,7 @@
 use super::Cluster;
 use super::arrays::Array;
 use super::judge::{Hold, Verdict};
+use super::starving::{ByAge, placed_by_age};
 use crate::ids::{NodeName, ProjectName, SessionId};
 use crate::queue::{Kind, Place, Queue};
 use crate::session::{Event, GroupKind, Phase, Session, StopReason};
@@ -22,7 +23,8 @@ pub(super) enum Standing {
     /// To be judged.
     Unjudged,
     Held(Hold),
-    Ready(Place),
+    /// In the queue, and since when it waits.
+    Ready(Place, UnixMillis),
 }
 
 /// A unit that waits.
@@ -43,6 +45,10 @@ pub(super) struct Waiting {
     pub queue: Queue,
     pub units: HashMap<SessionId, Unit>,
     sessions: usize,
+    /// What is in the queue.
+    pub by_age: ByAge,
+    /// What holds a place that it got by age, and since when.
+    pub placed_by_age: BTreeSet<(UnixMillis, SessionId)>,
     pub unjudged: BTreeSet<(u64, SessionId)>,
     /// Units held until a time.
     pub timed: BTreeSet<(UnixMillis, u64, SessionId)>,
@@ -80,12 +86,6 @@ pub(super) fn limited_array(session: &Session) -> Option<(&SessionId, NonZeroU32
     }
 }
 
-/// Whether a session that is new changes anything that waits: it waits itself, others may be to
-/// follow it, or it takes a turn of its array.
-pub(super) fn concerns(session: &Session) -> bool {
-    waits(session) || has_ended(session) || limited_array(session).is_some()
-}
-
 impl Waiting {
     /// How many sessions wait.
     pub(super) fn sessions(&self) -> usize {
@@ -100,7 +100,7 @@ impl Waiting {
     /// Where a unit waits that nothing but room or a quota keeps.
     pub(super) fn place_of(&self, unit: &SessionId) -> Option<&Place> {
         match &self.units.get(unit)?.standing {
-            Standing::Ready(place) => Some(place),
+            Standing::Ready(place, _) => Some(place),
             Standing::Unjudged | Standing::Held(_) => None,
         }
     }
@@ -115,7 +115,7 @@ impl Waiting {
 
     fn stand(&mut self, id: &SessionId, standing: Standing) {
         let Some(unit) = self.units.get_mut(id) else { return };
-        let ready = matches!(standing, Standing::Ready(_));
+        let ready = matches!(standing, Standing::Ready(..));
         if let Some(array) = unit.array.as_ref().and_then(|group| self.arrays.get_mut(group)) {
             array.stands(unit.sequence, Some(ready));
         }
@@ -160,7 +160,10 @@ impl Waiting {
                 self.timed.remove(&(*at, unit.sequence, id.clone()));
             }
             Standing::Held(Hold::After { .. } | Hold::Gang { .. } | Hold::Array { .. }) => {}
-            Standing::Ready(place) => self.queue.leave(place),
+            Standing::Ready(place, since) => {
+                self.by_age.remove(place, *since);
+                self.queue.leave(place);
+            }
         }
         if let Some(array) = unit.array.as_ref().and_then(|group| self.arrays.get_mut(group)) {
             array.stands(unit.sequence, None);
@@ -185,6 +188,13 @@ impl Waiting {
             self.arrays.entry(group.clone()).or_insert_with(|| Array::new(at_once)).placed(new);
             self.fix_array(group);
         }
+    }
+
+    fn follow_age(&mut self, old: Option<&Session>, new: Option<&Session>) {
+        if let Some(was) = old.and_then(placed_by_age) {
+            self.placed_by_age.remove(&was);
+        }
+        self.placed_by_age.extend(new.and_then(placed_by_age));
     }
 
     /// Has the members of an array judged again that stand otherwise than their turn says.
@@ -214,6 +224,7 @@ impl Cluster {
             };
             self.index.waiting.followers_again(session, unit);
         }
+        self.index.waiting.follow_age(old, new);
         let placed = |session: &Session| session.phase.grant().is_some();
         let (was, is) = (old.is_some_and(placed), new.is_some_and(placed));
         self.index.waiting.array_changed(session, was, is);
@@ -326,8 +337,10 @@ impl Cluster {
             self.index.promises.found_no_room();
         }
         let place = Place { priority, project, user, kind, sequence };
+        let since = Self::waits_since(first);
         waiting.queue.enter(unit.clone(), &place);
-        waiting.stand(&unit, Standing::Ready(place));
+        waiting.by_age.insert(unit.clone(), &place, since);
+        waiting.stand(&unit, Standing::Ready(place, since));
         self.index.unsettled = true;
     }
 

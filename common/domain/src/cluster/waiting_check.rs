@@ -2,6 +2,7 @@
 
 use super::Cluster;
 use super::judge::{Hold, Verdict};
+use super::starving::placed_by_age;
 use super::waiting::{Standing, Unit, unit_of, waits};
 use crate::ids::SessionId;
 use crate::queue::Place;
@@ -16,8 +17,14 @@ impl Cluster {
         let missing = expected.iter().find(|unit| !waiting.units.contains_key(**unit));
         let surplus = waiting.units.keys().find(|unit| !expected.contains(unit));
         let queued: HashMap<&SessionId, Place> = waiting.queue.units().collect();
-        let ready = |unit: &&Unit| matches!(unit.standing, Standing::Ready(_));
-        if queued.len() != waiting.units.values().filter(ready).count() {
+        let ready = |unit: &&Unit| matches!(unit.standing, Standing::Ready(..));
+        let by_age: BTreeSet<_> =
+            self.sessions.values().filter_map(|it| placed_by_age(it)).collect();
+        if let Some((_, id)) = by_age.symmetric_difference(&waiting.placed_by_age).next() {
+            return Some(id.clone());
+        }
+        let count = waiting.units.values().filter(ready).count();
+        if queued.len() != count || waiting.by_age.len() != count {
             return queued.keys().next().map(|unit| (*unit).clone());
         }
         let wrong = || {
@@ -40,8 +47,10 @@ impl Cluster {
             return right && queued.is_none() && unjudged;
         }
         match (&unit.standing, self.judge(first, &members, self.now)) {
-            (Standing::Ready(place), Verdict::Ready { priority, .. }) => {
+            (Standing::Ready(place, since), Verdict::Ready { priority, .. }) => {
                 queued == Some(place)
+                    && waiting.by_age.get(place, *since) == Some(id)
+                    && *since == Self::waits_since(first)
                     && place.priority == priority
                     && place.project == first.spec.project()
                     && place.user == first.owner
@@ -56,7 +65,7 @@ impl Cluster {
                 queued.is_none()
             }
             (Standing::Held(hold), Verdict::Held(now)) => queued.is_none() && *hold == now,
-            (Standing::Held(_) | Standing::Ready(_) | Standing::Unjudged, _) => false,
+            (Standing::Held(_) | Standing::Ready(..) | Standing::Unjudged, _) => false,
         }
     }
 }

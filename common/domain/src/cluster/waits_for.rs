@@ -72,16 +72,16 @@ impl Cluster {
             Standing::Held(Hold::After { .. }) => WaitsFor::Dependency,
             Standing::Held(Hold::Array { .. }) => WaitsFor::ArrayLimit,
             Standing::Held(Hold::Gang { .. }) => WaitsFor::Gang,
-            Standing::Ready(place) if self.index.waiting.queue.is_over_quota(place) => {
+            Standing::Ready(place, _) if self.index.waiting.queue.is_over_quota(place) => {
                 WaitsFor::Quota
             }
-            Standing::Ready(place) if self.index.waiting.queue.is_refused(place) => {
+            Standing::Ready(place, _) if self.index.waiting.queue.is_refused(place) => {
                 WaitsFor::Reserved
             }
-            Standing::Ready(place) if self.index.waiting.queue.found_no_room(place) => {
+            Standing::Ready(place, _) if self.index.waiting.queue.found_no_room(place) => {
                 WaitsFor::Room
             }
-            Standing::Ready(_) | Standing::Unjudged => WaitsFor::Turn,
+            Standing::Ready(..) | Standing::Unjudged => WaitsFor::Turn,
         })
     }
 }

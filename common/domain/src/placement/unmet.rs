@@ -21,7 +21,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 /// Requests in one block at most.
-const BLOCK: usize = 64;
+const BLOCK: usize = 16;
 
 /// What is taken at least, or what there is: empty devices, devices, memory and compute of one
 /// device, CPU, host memory, memory and compute over all devices. The first ones order the blocks.
@@ -203,7 +203,10 @@ impl<K: Copy + Ord> Blocks<K> {
 
     /// Those that take no more than there is, as far as amounts tell.
     fn within<'a>(&'a self, there: &'a Amounts) -> impl Iterator<Item = K> + 'a {
-        let blocks = self.0.iter().filter(|block| is_within(&block.least, there));
+        // The first amount orders the blocks before all others: beyond what there is of it, none
+        // is within.
+        let end = self.0.partition_point(|block| block.least[0] <= there[0]);
+        let blocks = self.0[..end].iter().filter(|block| is_within(&block.least, there));
         let members = blocks.flat_map(|block| &block.members);
         members.filter(|(least, _)| is_within(least, there)).map(|(_, key)| *key)
     }

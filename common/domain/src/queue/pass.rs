@@ -41,8 +41,9 @@ pub(crate) struct Pass {
 struct Walked {
     /// Its users in their order; made when its turn first comes.
     turns: Option<BTreeSet<Turn<UserName>>>,
-    /// Of each user the kinds to walk, and where to go on in them.
-    users: BTreeMap<UserName, Vec<(KindId, u64)>>,
+    /// Of each user the kinds to walk, each by where to go on in it: what is found closed, or has
+    /// nothing more, is left out from then on.
+    users: BTreeMap<UserName, BTreeSet<(u64, KindId)>>,
 }
 
 impl Pass {
@@ -76,7 +77,7 @@ impl Pass {
                     let known = oldest.entry(project).or_insert(*first);
                     *known = (*known).min(*first);
                     let walked = projects.entry(project.clone()).or_default();
-                    walked.users.entry(user.clone()).or_default().push((kind, 0));
+                    walked.users.entry(user.clone()).or_default().insert((*first, kind));
                 }
             }
         }
@@ -96,8 +97,9 @@ impl Pass {
             if let Some(walked) = self.projects.get_mut(project) {
                 let look = Look { queue, level, project, all };
                 while let Some(user) = walked.first_user(&look, shares) {
-                    let kinds = walked.users.get(&user).map(Vec::as_slice).unwrap_or_default();
-                    if let Some((sequence, kind, unit)) = look.oldest(&user, kinds) {
+                    let kinds = walked.users.get_mut(&user);
+                    let oldest = kinds.and_then(|kinds| look.oldest(&user, kinds));
+                    if let Some((sequence, kind, unit)) = oldest {
                         let project = project.clone();
                         let place = Place { priority, project, user, kind, sequence };
                         return Some(Candidate { unit, place });
@@ -126,9 +128,9 @@ impl Pass {
 
 impl Walked {
     fn first_user(&mut self, look: &Look<'_>, shares: &impl Shares) -> Option<UserName> {
-        let users = &self.users;
+        let users = &mut self.users;
         let turns = self.turns.get_or_insert_with(|| {
-            let turns = users.iter().filter_map(|(user, kinds)| {
+            let turns = users.iter_mut().filter_map(|(user, kinds)| {
                 let (oldest, ..) = look.oldest(user, kinds)?;
                 Some((shares.user(look.project, user), oldest, user.clone()))
             });
@@ -145,9 +147,10 @@ impl Walked {
         sequence: u64,
         shares: &impl Shares,
     ) {
-        let kinds = self.users.get_mut(user).into_iter().flatten();
-        for (_, from) in kinds.filter(|(walked, _)| *walked == kind) {
-            *from = sequence + 1;
+        if let Some(kinds) = self.users.get_mut(user)
+            && kinds.remove(&(sequence, kind))
+        {
+            kinds.insert((sequence + 1, kind));
         }
         let Some(turns) = &mut self.turns else { return };
         if turns.first().is_some_and(|(_, _, name)| name == user)
@@ -168,18 +171,33 @@ struct Look<'a> {
 
 impl Look<'_> {
     /// The oldest unit of a user that may be tried, of these kinds from there on.
-    fn oldest(&self, user: &UserName, kinds: &[(KindId, u64)]) -> Option<(u64, KindId, SessionId)> {
-        let firsts = kinds.iter().filter_map(|(kind, from)| {
-            if !self.all && !self.queue.kinds.is_open(*kind) {
-                return None;
+    fn oldest(
+        &self,
+        user: &UserName,
+        kinds: &mut BTreeSet<(u64, KindId)>,
+    ) -> Option<(u64, KindId, SessionId)> {
+        loop {
+            let (from, kind) = *kinds.first()?;
+            let next = self.next_of(user, kind, from);
+            if let Some((sequence, unit)) = next
+                && sequence == from
+            {
+                return Some((sequence, kind, unit.clone()));
             }
-            let bucket = self.level.get(kind)?.get(self.project)?.get(user)?;
-            if !self.all && bucket.over_quota {
-                return None;
-            }
-            let (sequence, unit) = bucket.units.range(from..).next()?;
-            Some((*sequence, *kind, unit))
-        });
-        firsts.min().map(|(sequence, kind, unit)| (sequence, kind, unit.clone()))
+            kinds.pop_first();
+            kinds.extend(next.map(|(sequence, _)| (sequence, kind)));
+        }
+    }
+
+    /// The next unit of a user that may be tried, of one kind from there on.
+    fn next_of(&self, user: &UserName, kind: KindId, from: u64) -> Option<(u64, &SessionId)> {
+        if !self.all && !self.queue.kinds.is_open(kind) {
+            return None;
+        }
+        let bucket = self.level.get(&kind)?.get(self.project)?.get(user)?;
+        if !self.all && bucket.over_quota {
+            return None;
+        }
+        bucket.units.range(from..).next().map(|(sequence, unit)| (*sequence, unit))
     }
 }

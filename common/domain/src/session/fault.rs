@@ -74,6 +74,7 @@ mod tests {
             generation: 1,
             group: None,
             placed_at: None,
+            by_age: false,
             phase: Phase::Pending { since: UnixMillis(0) },
             stop_grace_ms: None,
             attempts: Vec::new(),

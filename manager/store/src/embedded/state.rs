@@ -204,12 +204,11 @@ impl<'a> Stage<'a> {
         lease_lives: impl Fn(LeaseId) -> bool,
     ) -> Result<i64, StoreError> {
         let Txn { compares, writes } = txn;
-        let revisions_of = |key: &str| {
-            self.get(key).map_or((0, 0), |record| (record.create_revision, record.mod_revision))
-        };
         let fails = |compare: &crate::Compare| {
-            let (created, modified) = revisions_of(compare.key());
-            !compare.holds(created, modified)
+            let found = self.get(compare.key());
+            let found =
+                found.map(|found| (found.create_revision, found.mod_revision, &*found.value));
+            !compare.holds(found)
         };
         let failed: Vec<_> = compares.into_iter().filter(fails).collect();
         if !failed.is_empty() {

@@ -59,11 +59,18 @@ fn to_compare(store: &EtcdStore, compare: &Compare) -> EtcdCompare {
         Compare::CreateRevision { revision, .. } => {
             EtcdCompare::create_revision(key, CompareOp::Equal, *revision)
         }
+        Compare::Value { value, .. } => EtcdCompare::value(key, CompareOp::Equal, value.as_slice()),
     }
 }
 
 fn read_back(store: &EtcdStore, compare: &Compare) -> TxnOp {
-    TxnOp::get(store.full_key(compare.key()), Some(GetOptions::new().with_keys_only()))
+    let options = match compare {
+        Compare::Value { .. } => None,
+        Compare::Absent { .. } | Compare::ModRevision { .. } | Compare::CreateRevision { .. } => {
+            Some(GetOptions::new().with_keys_only())
+        }
+    };
+    TxnOp::get(store.full_key(compare.key()), options)
 }
 
 fn to_operation(store: &EtcdStore, write: Write) -> TxnOp {
@@ -86,8 +93,6 @@ fn lease_of(write: &Write) -> Option<LeaseId> {
 
 fn holds(compare: &Compare, found: &TxnOpResponse) -> bool {
     let TxnOpResponse::Get(found) = found else { return false };
-    match found.kvs().first() {
-        Some(entry) => compare.holds(entry.create_revision(), entry.mod_revision()),
-        None => compare.holds(0, 0),
-    }
+    let entry = found.kvs().first();
+    compare.holds(entry.map(|entry| (entry.create_revision(), entry.mod_revision(), entry.value())))
 }

@@ -55,7 +55,12 @@ async fn a_compare_decides_whether_a_transaction_is_applied(backend: &mut impl B
     let modified = store.commit(Txn::new().put("key", "2")).await.unwrap();
     let modrev = |key: &str, revision| Compare::ModRevision { key: key.to_owned(), revision };
     let createrev = |key: &str, revision| Compare::CreateRevision { key: key.to_owned(), revision };
+    let value = |key: &str, value: &str| Compare::Value { key: key.into(), value: value.into() };
     let cases = [
+        (value("key", "2"), true),
+        (value("key", "1"), false),
+        (value("key", ""), false),
+        (value("none", ""), false),
         (Compare::absent("key"), false),
         (Compare::absent("none"), true),
         (modrev("key", modified), true),

@@ -45,6 +45,8 @@ pub struct Head {
     pub gang: GangRequest,
     /// Since when it waits at the head.
     pub waiting_since: UnixMillis,
+    /// It is here for its age alone: of these only the first that room can be kept for is a head.
+    pub by_age: bool,
     /// Its priority: what is more urgent than the head need not leave it room.
     pub priority: i32,
     /// It may take the places of preemptible sessions of a lower priority than this.
@@ -74,6 +76,8 @@ pub struct Reservation {
     pub grants: Vec<Grant>,
     /// Whether others must leave room for it: it has a time, or its patience is over.
     pub binding: bool,
+    /// Whether it is made for the age of the head.
+    pub by_age: bool,
 }
 
 /// A candidate would delay a head.
@@ -147,7 +151,7 @@ impl Backfill {
     ///
     /// A head waits for `patience_ms` before nodes are closed for it without a known time. Sessions
     /// that are past their end are expected to end any moment. Heads that no node could ever hold
-    /// get no reservation.
+    /// get no reservation, and one that is named twice gets one.
     #[must_use]
     pub fn plan(
         heads: &[Head],
@@ -157,11 +161,19 @@ impl Backfill {
         patience_ms: u64,
     ) -> Self {
         let mut timeline = Timeline::new(view, running, now);
-        let mut backfill = Self::default();
+        let (mut backfill, mut aged) = (Self::default(), false);
         for head in heads {
+            let known = backfill.reservations().any(|other| other.head == head.session);
+            if known || (head.by_age && aged) {
+                continue;
+            }
             let Ok(classes) = classes(&head.gang, view) else { continue };
             let waited = now.since(head.waiting_since) >= patience_ms;
             let Reserved { held, victims } = reserve(head, &classes, &timeline, waited);
+            if head.by_age && !held.binding() {
+                continue;
+            }
+            aged |= head.by_age;
             let victim =
                 |at: usize| Victim { session: running[at].id.clone(), head: head.session.clone() };
             backfill.victims.extend(victims.into_iter().map(victim));
@@ -182,6 +194,12 @@ impl Backfill {
     #[must_use]
     pub fn victims(&self) -> &[Victim] {
         &self.victims
+    }
+
+    /// Whether anybody has to leave room for any head.
+    #[must_use]
+    pub fn binds(&self) -> bool {
+        self.held.iter().any(Held::binding)
     }
 
     /// Whether anything is kept for any head.
@@ -393,7 +411,8 @@ fn reserve(head: &Head, classes: &[Class], timeline: &Timeline<'_>, waited: bool
         Some(Arc::new(Shadow { node: node.clone(), trial: trial?, members }))
     };
     let shadows = members.into_iter().filter_map(shadow).collect();
-    let reservation = Reservation { head: head.session.clone(), at, grants, binding };
+    let (session, by_age) = (head.session.clone(), head.by_age);
+    let reservation = Reservation { head: session, at, grants, binding, by_age };
     Reserved { held: Held { reservation, priority: head.priority, shadows }, victims }
 }
 

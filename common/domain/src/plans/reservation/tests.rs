@@ -42,6 +42,7 @@ fn head(at: usize, members: usize, request: &Request) -> Head {
     Head {
         session: session_id(at),
         gang: GangRequest { members: vec![request.clone(); members], ..GangRequest::default() },
+        by_age: false,
         waiting_since: NOW,
         priority: 0,
         takes: None,

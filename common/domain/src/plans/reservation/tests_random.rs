@@ -35,6 +35,7 @@ fn head() -> impl Strategy<Value = Head> {
             topology: ["rack", "zone"].iter().filter(|_| lie.1).map(|&it| it.to_owned()).collect(),
             ..GangRequest::default()
         },
+        by_age: false,
         waiting_since: UnixMillis(since),
         priority: 0,
         takes: None,

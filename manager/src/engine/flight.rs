@@ -1,0 +1,243 @@
+//! Batches on their way to the store: a line of transactions, each of which rests on the one before.
+//!
+//! A few transactions are sent at a time, so that the store is not idle while the next one is made,
+//! nor we while the store works. Each carries the condition that the mark is that of the one before
+//! it (see [`commit`](super::commit)): whatever order they arrive in, they are made in the order of
+//! the line or not at all. The first of the line decides:
+//!
+//! - One that is made tells that all before it are made.
+//! - One that is not first and failed in whatever way is sent again once it is first.
+//! - If the first is refused for certain, no other can ever be made, and all are given up.
+
+use super::EngineError;
+use super::batch::{Seen, Unit};
+use super::commit::{Committer, Pending, Rests, Verdict};
+use super::plan::Chunk;
+use fgpu_store::StoreError;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::collections::VecDeque;
+use tokio::time::Instant;
+
+/// The number of a transaction, and what the store said to it.
+pub(super) type Answer = (u64, Result<i64, StoreError>);
+
+/// Everything that is on its way.
+pub(super) struct Flights {
+    /// Transactions on their way at a time.
+    most: usize,
+    line: VecDeque<Transaction>,
+    /// What the line writes, in order. A batch of which all is written is not in here any more.
+    batches: VecDeque<Flight>,
+    /// The number of the first in line.
+    first: u64,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// When the first of the line is sent again.
+    again_at: Option<Instant>,
+}
+
+/// A batch on its way, or back from there.
+pub(super) struct Flight {
+    pub(super) units: Vec<Unit>,
+    pub(super) seen: Seen,
+    /// How many units, from the first, are durable.
+    pub(super) written: usize,
+    /// Transactions that are still to be made.
+    left: usize,
+}
+
+struct Transaction {
+    pending: Pending,
+    state: State,
+    /// Units of its batch that are complete with it.
+    complete: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be sent as soon as all before it are on their way.
+    Ready,
+    Flying {
+        /// Whether it was sent as the first in line.
+        first: bool,
+    },
+    /// Came back: to be sent again once it is first, and not before [`Flights::again_at`].
+    Held,
+}
+
+/// What an answer of the store means for the line.
+pub(super) enum Landing {
+    /// Nothing new yet.
+    Nothing,
+    /// These batches are durable, in order.
+    Durable(Vec<Flight>),
+    /// The first is refused, from what is written of it on; and all others with it, in order.
+    Refused { flights: VecDeque<Flight>, error: EngineError },
+    /// Someone else leads, or has written: all state here is void.
+    Deposed,
+}
+
+impl Flights {
+    /// With so many transactions on their way at a time.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            line: VecDeque::new(),
+            batches: VecDeque::new(),
+            first: 0,
+            answers: FuturesUnordered::new(),
+            again_at: None,
+        }
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Whether another batch would have to wait to be sent.
+    pub(super) fn is_full(&self) -> bool {
+        self.line.len() >= self.most
+    }
+
+    /// Whether all that is on its way is a question whether the store takes writes.
+    pub(super) fn is_probe(&self) -> bool {
+        self.line.iter().all(|transaction| transaction.pending.is_probe())
+    }
+
+    /// When [`send_again`](Self::send_again) is due.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// Puts a batch at the end of the line, and sends what may be sent. The batches that are durable
+    /// with that: this one, if it writes nothing and rests on nothing.
+    pub(super) fn launch(
+        &mut self,
+        units: Vec<Unit>,
+        seen: Seen,
+        chunks: Vec<Chunk>,
+        committer: &mut Committer,
+    ) -> Vec<Flight> {
+        self.batches.push_back(Flight { units, seen, written: 0, left: chunks.len() });
+        for chunk in chunks {
+            let complete = chunk.complete;
+            let pending = committer.prepare(chunk);
+            self.line.push_back(Transaction { pending, state: State::Ready, complete });
+        }
+        self.send(committer);
+        self.durable()
+    }
+
+    /// The next answer of the store; loses nothing if it is dropped.
+    pub(super) async fn answer(&mut self) -> Option<Answer> {
+        self.answers.next().await
+    }
+
+    /// What `answer` means.
+    pub(super) async fn judge(
+        &mut self,
+        (number, answer): Answer,
+        committer: &mut Committer,
+    ) -> Landing {
+        let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        let Some((index, transaction)) = index.and_then(|i| Some((i, self.line.get_mut(i)?)))
+        else {
+            // It was known already: by one after it.
+            return Landing::Nothing;
+        };
+        let at_sending = transaction.state == State::Flying { first: true };
+        transaction.state = State::Held;
+        let rests = Rests { at_sending, now: index == 0 };
+        match committer.judge(&mut transaction.pending, rests, answer) {
+            Verdict::Done => self.landed(index, committer),
+            Verdict::Refused(error) => self.give_up(error, committer),
+            Verdict::Moved => match committer.mark().await {
+                Ok(mark) => self.moved(mark.as_deref(), committer),
+                Err(_) => self.pause(committer),
+            },
+            Verdict::Again if index == 0 => self.pause(committer),
+            Verdict::TooEarly if index == 0 => {
+                self.send_again(committer);
+                Landing::Nothing
+            }
+            Verdict::Again | Verdict::TooEarly => Landing::Nothing,
+            Verdict::Deposed => Landing::Deposed,
+        }
+    }
+
+    /// The first was refused because of the mark, which now is `mark`.
+    fn moved(&mut self, mark: Option<&[u8]>, committer: &mut Committer) -> Landing {
+        let made = |transaction: &Transaction| Some(transaction.pending.id()) == mark;
+        match self.line.iter().position(made) {
+            Some(index) => {
+                committer.done();
+                self.landed(index, committer)
+            }
+            None => {
+                tracing::error!("another writer moved the engine's mark; reading everything anew");
+                Landing::Deposed
+            }
+        }
+    }
+
+    /// Sends the first of the line again, and what follows.
+    pub(super) fn send_again(&mut self, committer: &Committer) {
+        self.again_at = None;
+        if let Some(first) = self.line.front_mut().filter(|first| first.state == State::Held) {
+            first.state = State::Ready;
+        }
+        self.send(committer);
+    }
+
+    fn pause(&mut self, committer: &mut Committer) -> Landing {
+        self.again_at = Some(Instant::now() + committer.pause());
+        Landing::Nothing
+    }
+
+    /// The transaction at `index` is made, and so are all before it.
+    fn landed(&mut self, index: usize, committer: &Committer) -> Landing {
+        for transaction in self.line.drain(..=index) {
+            self.first += 1;
+            if let Some(flight) = self.batches.iter_mut().find(|flight| flight.left > 0) {
+                flight.left -= 1;
+                flight.written = transaction.complete;
+            }
+        }
+        self.send_again(committer);
+        Landing::Durable(self.durable())
+    }
+
+    /// Takes the batches of which nothing is left to be written, up to the first of another kind.
+    fn durable(&mut self) -> Vec<Flight> {
+        let left = self.batches.iter().position(|flight| flight.left > 0);
+        self.batches.drain(..left.unwrap_or(self.batches.len())).collect()
+    }
+
+    fn give_up(&mut self, error: EngineError, committer: &mut Committer) -> Landing {
+        if let Some(first) = self.line.front() {
+            committer.rest_as(&first.pending);
+        }
+        self.first += u64::try_from(self.line.len()).unwrap_or(u64::MAX);
+        self.line.clear();
+        // What is still on its way cannot be made any more.
+        self.answers = FuturesUnordered::new();
+        self.again_at = None;
+        Landing::Refused { flights: std::mem::take(&mut self.batches), error }
+    }
+
+    fn send(&mut self, committer: &Committer) {
+        for (number, transaction) in (self.first..).zip(&mut self.line) {
+            match transaction.state {
+                State::Flying { .. } => {}
+                State::Ready if self.answers.len() < self.most => {
+                    transaction.state = State::Flying { first: number == self.first };
+                    let sent = committer.send(&transaction.pending);
+                    self.answers.push(Box::pin(async move { (number, sent.await) }));
+                }
+                State::Ready | State::Held => return,
+            }
+        }
+    }
+}
