@@ -11,6 +11,10 @@ use crate::session::{Phase, Session};
 use crate::slice::{Demand, Grant};
 use crate::units::{CpuMilli, MemoryBytes};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::thread;
+
+/// From so many sessions on it is worth another thread.
+const LARGE: usize = 10_000;
 
 /// A broken invariant, with what breaks it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -135,14 +139,70 @@ impl Broken {
     }
 }
 
-/// Checks every invariant.
+/// Checks every invariant: what nodes give in one thread, what sessions are in another, since all of
+/// a large cluster is looked at.
 ///
 /// # Errors
 /// All that are broken.
 pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
+    let (mut broken, mut of_sessions) = if cluster.sessions().len() < LARGE {
+        (check_nodes(cluster), check_sessions(cluster))
+    } else {
+        check_at_once(cluster)
+    };
+    broken.append(&mut of_sessions);
+    if broken.is_empty() { Ok(()) } else { Err(broken) }
+}
+
+/// [`check_nodes`] and [`check_sessions`] beside each other.
+pub(crate) fn check_at_once(cluster: &Cluster) -> (Vec<Broken>, Vec<Broken>) {
+    thread::scope(|scope| {
+        let beside = thread::Builder::new().spawn_scoped(scope, || check_nodes(cluster));
+        let sessions = check_sessions(cluster);
+        let nodes = match beside {
+            Ok(beside) => beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // There is no other thread to be had.
+            Err(_) => check_nodes(cluster),
+        };
+        (nodes, sessions)
+    })
+}
+
+/// Nothing is given twice, and what is known of every node is what the sessions on it say.
+fn check_nodes(cluster: &Cluster) -> Vec<Broken> {
     let mut broken = Vec::new();
-    let mut held: HashMap<&NodeName, HeldOnNode> = HashMap::new();
+    let mut held: HashMap<&NodeName, HeldOnNode> = HashMap::with_capacity(cluster.nodes().len());
+    for session in cluster.sessions().values() {
+        for (_, grant) in session.takes() {
+            check_devices(session, grant, &mut broken);
+            held.entry(&grant.node).or_default().add(session, grant);
+        }
+    }
+    let nothing = HeldOnNode::default();
+    for node in cluster.nodes().values() {
+        let held = held.remove(&node.name);
+        let held = held.as_ref().unwrap_or(&nothing);
+        check_node(cluster, node, held, &mut broken);
+        check_cards(node, held, &mut broken);
+        if !cluster.sees(node, held) {
+            broken.push(Broken::ViewOutOfStep { node: node.name.clone() });
+        }
+    }
+    // What is left is held on nodes that are not there.
+    let mut left: Vec<(&NodeName, HeldOnNode)> = held.into_iter().collect();
+    left.sort_unstable_by_key(|(node, _)| *node);
+    for (node, held) in left {
+        let sessions = held.sessions().cloned();
+        broken.extend(sessions.map(|session| Broken::UnknownNode { session, node: node.clone() }));
+    }
+    broken
+}
+
+/// Sessions are what they may be, and what is derived from them agrees with them.
+fn check_sessions(cluster: &Cluster) -> Vec<Broken> {
+    let mut broken = Vec::new();
     let mut names = HashSet::new();
+    let mut pending = 0;
     for session in cluster.sessions().values() {
         check_generations(session, &mut broken);
         if !matches!(session.phase, Phase::Ended(_))
@@ -151,26 +211,18 @@ pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
         {
             broken.push(Broken::NameTwice { name: name.clone() });
         }
-        for (_, grant) in session.takes() {
-            check_devices(session, grant, &mut broken);
-            if !cluster.nodes().contains_key(&grant.node) {
-                let (session, node) = (session.id.clone(), grant.node.clone());
-                broken.push(Broken::UnknownNode { session, node });
-            }
-            held.entry(&grant.node).or_default().add(session, grant);
-        }
+        pending += usize::from(matches!(session.phase, Phase::Pending { .. }));
     }
-    let nothing = HeldOnNode::default();
-    for node in cluster.nodes().values() {
-        let held = held.get(&node.name).unwrap_or(&nothing);
-        check_node(cluster, node, held, &mut broken);
-        check_cards(node, held, &mut broken);
-        if !cluster.sees(node, held) {
-            broken.push(Broken::ViewOutOfStep { node: node.name.clone() });
-        }
+    check_accounts(cluster, &mut broken);
+    check_gangs(cluster, &mut broken);
+    if let Some(session) = cluster.misplaced_unit() {
+        broken.push(Broken::Waiting { session });
     }
-    check_derived(cluster, &mut broken);
-    if broken.is_empty() { Ok(()) } else { Err(broken) }
+    let queued = cluster.queue_length();
+    if queued != pending {
+        broken.push(Broken::Queue { queued, pending });
+    }
+    broken
 }
 
 /// A grant has one slice of a device at most.
@@ -272,20 +324,5 @@ fn check_gangs(cluster: &Cluster, broken: &mut Vec<Broken>) {
         if placed > 0 && waiting > 0 {
             broken.push(Broken::GangTorn { gang: gang.clone(), placed, waiting });
         }
-    }
-}
-
-/// What is derived from the records agrees with them.
-fn check_derived(cluster: &Cluster, broken: &mut Vec<Broken>) {
-    check_accounts(cluster, broken);
-    check_gangs(cluster, broken);
-    if let Some(session) = cluster.misplaced_unit() {
-        broken.push(Broken::Waiting { session });
-    }
-    let waits = |session: &Session| matches!(session.phase, Phase::Pending { .. });
-    let pending = cluster.sessions().values().filter(|session| waits(session)).count();
-    let queued = cluster.queue_length();
-    if queued != pending {
-        broken.push(Broken::Queue { queued, pending });
     }
 }

@@ -58,6 +58,8 @@ mod tests_quotas;
 #[cfg(test)]
 mod tests_random;
 #[cfg(test)]
+mod tests_restore;
+#[cfg(test)]
 mod tests_starving;
 mod waiting;
 mod waiting_check;

@@ -2,10 +2,12 @@
 //! the text, since every index and every snapshot holds them; a session's id, which all the large
 //! indexes are ordered by, is held in place.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -25,8 +27,7 @@ pub struct IdError {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $text:ty, $what:literal, $rule:literal, $valid:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-        #[serde(try_from = "String")]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name($text);
 
         impl $name {
@@ -35,13 +36,7 @@ macro_rules! id {
             /// # Errors
             /// [`IdError`] names the value and the rule it breaks.
             pub fn new(value: impl Into<String>) -> Result<Self, IdError> {
-                let value = value.into();
-                let valid: fn(&str) -> bool = $valid;
-                if valid(&value) {
-                    Ok(Self(value.into()))
-                } else {
-                    Err(IdError { what: $what, value, rule: $rule })
-                }
+                value.into().parse()
             }
 
             /// The identifier as text.
@@ -60,7 +55,12 @@ macro_rules! id {
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(value: &str) -> Result<Self, IdError> {
-                Self::new(value)
+                let valid: fn(&str) -> bool = $valid;
+                if valid(value) {
+                    Ok(Self(value.into()))
+                } else {
+                    Err(IdError { what: $what, value: value.to_owned(), rule: $rule })
+                }
             }
         }
 
@@ -83,6 +83,12 @@ macro_rules! id {
             }
         }
 
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(PhantomData))
+            }
+        }
+
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -91,12 +97,27 @@ macro_rules! id {
     };
 }
 
+/// Reads an identifier from a text where it stands, without a copy on the way.
+struct Text<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = IdError>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 /// At most 32 bytes of text without a zero, held in place and compared without following a pointer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct InPlace([u8; 32]);
 
-impl From<String> for InPlace {
-    fn from(text: String) -> Self {
+impl From<&str> for InPlace {
+    fn from(text: &str) -> Self {
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
         Self(bytes)
@@ -191,7 +212,7 @@ impl Default for ClassName {
 impl SessionId {
     /// Stands for a session that is only asked about.
     pub(crate) fn of_dry_run() -> Self {
-        Self(InPlace::from("dryrun00".to_owned()))
+        Self(InPlace::from("dryrun00"))
     }
 
     /// The id of member `position` of the group this session is the first of: itself for 0.

@@ -50,23 +50,19 @@ impl Cluster {
 
     fn restore_sessions(&mut self, sessions: Vec<Session>) -> Result<(), RestoreError> {
         self.index.make_room(sessions.len(), self.nodes.len());
-        let mut follow = Vec::new();
         for mut session in sessions {
             session.settle_move();
             self.next_sequence = self.next_sequence.max(session.sequence + 1);
             let session = Arc::new(session);
             self.restore_held(&session)?;
             self.reindex(&session.id, None, Some(&session));
-            if super::waiting::concerns(&session) {
-                follow.push(session.clone());
-            }
             if let Some(twice) = self.sessions.insert(session.id.clone(), session) {
                 return Err(RestoreError::Twice { what: format!("session {}", twice.id) });
             }
         }
         // Now that all are there that others wait for, or are members of the same group.
-        for session in follow {
-            self.follow(None, Some(&session));
+        for session in self.sessions.clone().values() {
+            self.follow(None, Some(session));
         }
         Ok(())
     }

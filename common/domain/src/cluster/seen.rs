@@ -34,7 +34,7 @@ struct Sums {
 
 impl Held {
     /// Sessions that hold something, in the order of their ids.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &SessionId> {
         self.sessions.keys()
     }
 

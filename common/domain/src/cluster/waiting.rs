@@ -86,12 +86,6 @@ pub(super) fn limited_array(session: &Session) -> Option<(&SessionId, NonZeroU32
     }
 }
 
-/// Whether a session that is new changes anything that waits: it waits itself, others may be to
-/// follow it, or it takes a turn of its array.
-pub(super) fn concerns(session: &Session) -> bool {
-    waits(session) || has_ended(session) || limited_array(session).is_some()
-}
-
 impl Waiting {
     /// How many sessions wait.
     pub(super) fn sessions(&self) -> usize {
