@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Sessions created before the queue is looked at while the cluster is filled.
 const BATCH: usize = 64;
+/// Of so many decisions that are measured by turns, one is made before.
+const WARM_UP_PART: usize = 10;
 /// Sessions in a row that find no place before a cluster counts as full.
 const MOST_FAILURES: usize = 500;
 
@@ -59,6 +61,11 @@ pub fn queue_speed(options: &SpeedOptions) -> Result<SpeedReport, SpeedError> {
             alone.fill(*fill_pct)?;
             beside.fill(*fill_pct)?;
             let waiting = beside.make_wait(&pods)?;
+            // What the first that find no room bring about once is not what each costs.
+            for _ in 0..options.decisions / WARM_UP_PART {
+                alone.exchange(*fill_pct)?;
+                beside.exchange(*fill_pct)?;
+            }
             measurements.extend(alone.measure_with(&mut beside, *fill_pct, options)?);
             for id in waiting {
                 beside.stop(id)?;

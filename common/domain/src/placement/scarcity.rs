@@ -10,6 +10,7 @@ use super::Request;
 use super::fit::Fit;
 use super::model::Class;
 use super::prices::WHOLE;
+use super::state::Supply;
 use super::view::View;
 use std::collections::BTreeSet;
 
@@ -51,13 +52,6 @@ struct Asked {
     cpu: i128,
     /// By position of the shape.
     allowed: Vec<bool>,
-}
-
-/// What is free on the nodes of one shape.
-#[derive(Debug, Clone, Copy, Default)]
-struct Supply {
-    milli: i128,
-    cpu: i128,
 }
 
 impl Scarcity {
@@ -126,13 +120,9 @@ fn unions(narrow: BTreeSet<&Vec<bool>>, all: &[bool]) -> BTreeSet<Vec<bool>> {
     unions.filter(|set| set != all).collect()
 }
 
+/// What is free, by position of the shape.
 fn supply(view: &View) -> Vec<Supply> {
-    let mut supply = vec![Supply::default(); view.shapes().list().len()];
-    for entry in view.entries().iter().filter(|entry| entry.state.is_some()) {
-        supply[entry.shape].milli += i128::from(entry.gpu_free);
-        supply[entry.shape].cpu += i128::from(entry.node.cpu_free.0);
-    }
-    supply
+    (0..view.shapes().list().len()).map(|shape| view.states().supply(shape)).collect()
 }
 
 /// `asked` is what cannot go everywhere, `total` the GPU asked for by all requests of the mix.

@@ -37,6 +37,17 @@ struct Members {
     /// By position.
     nodes: BTreeSet<u32>,
     key: Arc<[u64]>,
+    /// What is free on each.
+    free: Supply,
+}
+
+/// What is free on nodes in service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Supply {
+    /// Thousandths of devices.
+    pub(super) milli: i128,
+    /// Thousandths of cores.
+    pub(super) cpu: i128,
 }
 
 /// All states by shape, and which of them changed when.
@@ -57,6 +68,8 @@ struct Group {
     members: Vec<Members>,
     by_key: HashMap<Arc<[u64]>, u32>,
     vacant: Vec<u32>,
+    /// What is free on all nodes together.
+    supply: Supply,
 }
 
 /// States that changed, the oldest first: each came up, vanished, or has another first node.
@@ -96,6 +109,11 @@ impl States {
     /// The nodes in the state at `at` of a shape, in the order of the view.
     pub(super) fn nodes(&self, shape: usize, at: usize) -> impl Iterator<Item = u32> {
         self.shapes[shape].members[at].nodes.iter().copied()
+    }
+
+    /// What is free on the nodes of a shape.
+    pub(super) fn supply(&self, shape: usize) -> Supply {
+        self.shapes.get(shape).map(|group| group.supply).unwrap_or_default()
     }
 
     /// How many states are in use, or were before.
@@ -146,11 +164,16 @@ impl States {
                     1
                 });
                 group.list[at as usize].birth = self.births;
-                group.members[at as usize].key = new.key().clone();
+                let members = &mut group.members[at as usize];
+                (members.key, members.free) = (new.key().clone(), Supply::of(entry));
                 *new.insert(at)
             }
         };
-        group.members[at as usize].nodes.insert(position);
+        let members = &mut group.members[at as usize];
+        if members.nodes.insert(position) {
+            group.supply.milli += members.free.milli;
+            group.supply.cpu += members.free.cpu;
+        }
         let id = StateId { shape: u32::try_from(entry.shape).ok()?, at };
         let first = &mut group.list[at as usize].first;
         if position < *first {
@@ -164,7 +187,10 @@ impl States {
     pub(super) fn leave(&mut self, position: u32, id: StateId) {
         let group = &mut self.shapes[id.shape as usize];
         let members = &mut group.members[id.at as usize];
-        members.nodes.remove(&position);
+        if members.nodes.remove(&position) {
+            group.supply.milli -= members.free.milli;
+            group.supply.cpu -= members.free.cpu;
+        }
         if members.nodes.is_empty() {
             group.by_key.remove(&members.key);
             group.vacant.push(id.at);
@@ -189,6 +215,13 @@ impl States {
             self.log.base += 1;
         }
         self.log.changed.push_back(id);
+    }
+}
+
+impl Supply {
+    /// That of one node: equal for two nodes in the same state.
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self { milli: i128::from(entry.gpu_free), cpu: i128::from(entry.node.cpu_free.0) }
     }
 }
 

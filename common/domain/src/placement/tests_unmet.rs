@@ -45,6 +45,26 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_free_of_a_shape_is_the_sum_over_its_nodes_in_service(
+        mut view in cluster(),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        play(&mut view, Policy::BestFit, &steps);
+        for shape in 0..view.shapes().list().len() {
+            let nodes = view.entries().iter().filter(|it| it.state.is_some() && it.shape == shape);
+            let sum = nodes.map(super::state::Supply::of).fold((0, 0), |sum, free| {
+                (sum.0 + free.milli, sum.1 + free.cpu)
+            });
+            let kept = view.states().supply(shape);
+            prop_assert_eq!((kept.milli, kept.cpu), sum);
+        }
+    }
+}
+
 #[test]
 fn other_hardware_makes_what_was_laid_out_outdated_and_more_of_the_same_does_not() {
     let mut view = testing::view([testing::node("a", 1)]);
