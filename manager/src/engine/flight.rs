@@ -50,13 +50,16 @@ pub(super) struct Flight {
 struct Transaction {
     pending: Pending,
     state: State,
+    /// Whether it is the first of its batch. Of one batch only one is on its way at a time: sent at the
+    /// same moment, etcd as often as not takes the second one first, and refuses it.
+    begins: bool,
     /// Units of its batch that are complete with it.
     complete: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// To be sent as soon as all before it are on their way.
+    /// To be sent as soon as all before it are on their way, or made if it does not begin its batch.
     Ready,
     Flying {
         /// Whether it was sent as the first in line.
@@ -121,10 +124,10 @@ impl Flights {
         committer: &mut Committer,
     ) -> Vec<Flight> {
         self.batches.push_back(Flight { units, seen, written: 0, left: chunks.len() });
-        for chunk in chunks {
-            let complete = chunk.complete;
+        for (index, chunk) in chunks.into_iter().enumerate() {
+            let (begins, complete) = (index == 0, chunk.complete);
             let pending = committer.prepare(chunk);
-            self.line.push_back(Transaction { pending, state: State::Ready, complete });
+            self.line.push_back(Transaction { pending, state: State::Ready, begins, complete });
         }
         self.send(committer);
         self.durable()
@@ -229,10 +232,11 @@ impl Flights {
 
     fn send(&mut self, committer: &Committer) {
         for (number, transaction) in (self.first..).zip(&mut self.line) {
+            let first = number == self.first;
             match transaction.state {
                 State::Flying { .. } => {}
-                State::Ready if self.answers.len() < self.most => {
-                    transaction.state = State::Flying { first: number == self.first };
+                State::Ready if self.answers.len() < self.most && (first || transaction.begins) => {
+                    transaction.state = State::Flying { first };
                     let sent = committer.send(&transaction.pending);
                     self.answers.push(Box::pin(async move { (number, sent.await) }));
                 }
