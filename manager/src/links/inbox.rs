@@ -72,9 +72,9 @@ impl Inbox {
             self.reports.clear();
             self.full = true;
         }
-        if reports.iter().any(|report| !is_progress(report)) {
+        if self.full || !reports.iter().all(is_progress) {
             self.patience = None;
-        } else if self.reports.is_empty() && !self.full {
+        } else if self.reports.is_empty() && !reports.is_empty() {
             self.patience = Some(Instant::now() + PROGRESS_WAITS);
         }
         for report in reports {
@@ -209,6 +209,12 @@ mod tests {
         tokio::time::sleep_until(inbox.patience().unwrap()).await;
         assert_eq!(taken(&mut inbox), (vec![pulling(2)], false));
         assert_eq!(inbox.patience(), None);
+
+        inbox.reports(Vec::new(), false);
+        assert_eq!(inbox.patience(), None, "nothing is nothing to wait for");
+        inbox.reports(vec![report("aaaaaaaa", pulling(3))], false);
+        inbox.reports(vec![report("aaaaaaaa", pulling(4))], true);
+        assert_eq!(taken(&mut inbox), (vec![pulling(4)], true));
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl Link {
         tokio::pin!(replaced, ended);
         loop {
             self.submit();
+            let quiet_until = self.not_before.or(self.inbox.patience());
             tokio::select! {
                 () = &mut ended => return Err(self.term.not_leader()),
                 () = &mut replaced => return Err(self.replaced()),
@@ -138,9 +139,7 @@ impl Link {
                     self.submission = None;
                     self.settled(input, answer)?;
                 }
-                () = reached(self.not_before.or(self.inbox.patience())), if self.submission.is_none() => {
-                    self.not_before = None;
-                }
+                () = reached(quiet_until), if self.submission.is_none() => self.not_before = None,
             }
         }
     }
