@@ -203,7 +203,7 @@ mod tests {
         let token = Token::generate().unwrap();
         tokens.insert(record(&token, None)).await.unwrap();
 
-        let secret = token.secret().expose().rsplit('_').next().unwrap().to_owned();
+        let secret = token.secret().expose().splitn(3, '_').nth(2).unwrap().to_owned();
         for entry in store.range("").await.unwrap().entries {
             assert!(!String::from_utf8_lossy(&entry.value).contains(&secret));
         }

@@ -11,10 +11,6 @@ use crate::session::{Phase, Session};
 use crate::slice::{Demand, Grant};
 use crate::units::{CpuMilli, MemoryBytes};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::thread;
-
-/// From so many sessions on it is worth another thread.
-const LARGE: usize = 10_000;
 
 /// A broken invariant, with what breaks it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,33 +135,14 @@ impl Broken {
     }
 }
 
-/// Checks every invariant: what nodes give in one thread, what sessions are in another, since all of
-/// a large cluster is looked at.
+/// Checks every invariant.
 ///
 /// # Errors
 /// All that are broken.
 pub fn check(cluster: &Cluster) -> Result<(), Vec<Broken>> {
-    let (mut broken, mut of_sessions) = if cluster.sessions().len() < LARGE {
-        (check_nodes(cluster), check_sessions(cluster))
-    } else {
-        check_at_once(cluster)
-    };
-    broken.append(&mut of_sessions);
+    let mut broken = check_nodes(cluster);
+    broken.append(&mut check_sessions(cluster));
     if broken.is_empty() { Ok(()) } else { Err(broken) }
-}
-
-/// [`check_nodes`] and [`check_sessions`] beside each other.
-pub(crate) fn check_at_once(cluster: &Cluster) -> (Vec<Broken>, Vec<Broken>) {
-    thread::scope(|scope| {
-        let beside = thread::Builder::new().spawn_scoped(scope, || check_nodes(cluster));
-        let sessions = check_sessions(cluster);
-        let nodes = match beside {
-            Ok(beside) => beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // There is no other thread to be had.
-            Err(_) => check_nodes(cluster),
-        };
-        (nodes, sessions)
-    })
 }
 
 /// Nothing is given twice, and what is known of every node is what the sessions on it say.
