@@ -69,7 +69,7 @@ pub(crate) struct LinkHandle {
     pub(crate) id: u64,
     pub(crate) agent_id: String,
     pub(crate) channels: mpsc::Sender<Box<v1::OpenChannel>>,
-    /// Cancelled when another connection of the same agent takes its place.
+    /// Cancelled when another connection of the same agent takes its place, or the term ends.
     pub(crate) replaced: CancellationToken,
 }
 

@@ -349,7 +349,8 @@ pub fn find(
     owner: Option<&UserName>,
 ) -> Result<SessionId, Refusal> {
     let visible = |session: &Session| owner.is_none_or(|owner| session.owner == *owner);
-    if let Some(session) = sessions.get(text).filter(|session| visible(session)) {
+    let whole = text.parse().ok().and_then(|id: SessionId| sessions.get(&id));
+    if let Some(session) = whole.filter(|session| visible(session)) {
         return Ok(session.id.clone());
     }
     let named = sessions.values().filter(|session| {

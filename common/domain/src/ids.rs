@@ -5,8 +5,9 @@
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::Hash;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::str::FromStr;
@@ -88,12 +89,17 @@ macro_rules! id {
                 deserializer.deserialize_str(Text(PhantomData))
             }
         }
+    };
+}
 
-        impl Borrow<str> for $name {
+/// Lets a map that is ordered or hashed by an identifier be asked by its text.
+macro_rules! found_by_text {
+    ($($name:ident),*) => {
+        $(impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
             }
-        }
+        })*
     };
 }
 
@@ -112,9 +118,30 @@ impl<T: FromStr<Err = IdError>> Visitor<'_> for Text<T> {
     }
 }
 
-/// At most 32 bytes of text without a zero, held in place and compared without following a pointer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// At most 32 bytes of text without a zero, held in place and compared without following a pointer,
+/// word by word.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct InPlace([u8; 32]);
+
+impl InPlace {
+    /// The words it is compared by: their order is that of the text.
+    fn words(&self) -> impl Iterator<Item = u64> {
+        let (words, _) = self.0.as_chunks();
+        words.iter().map(|word| u64::from_be_bytes(*word))
+    }
+}
+
+impl Ord for InPlace {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.words().cmp(other.words())
+    }
+}
+
+impl PartialOrd for InPlace {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl From<&str> for InPlace {
     fn from(text: &str) -> Self {
@@ -130,13 +157,6 @@ impl Deref for InPlace {
         let length = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         // It was made from text, so the other case never comes.
         str::from_utf8(&self.0[..length]).unwrap_or_default()
-    }
-}
-
-/// As the text's, which it is looked up by.
-impl Hash for InPlace {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (**self).hash(state);
     }
 }
 
@@ -191,6 +211,8 @@ id!(
     ClassName, Arc<str>, "class name", "1 to 63 lower-case letters, digits or `-`, starting and ending with a letter or digit",
     |v| v.len() <= 63 && v.bytes().all(lower_digit_dash) && alphanumeric_ends(v)
 );
+
+found_by_text!(NodeName, ProjectName, ClassName, UserName, DeviceUuid);
 
 /// The project of a session that names none.
 pub const DEFAULT_PROJECT: &str = "default";
@@ -267,7 +289,7 @@ mod tests {
             }
         }
         let known: HashSet<SessionId> = ids.into_iter().collect();
-        assert!(texts.iter().all(|&text| known.contains(text)));
+        assert!(texts.iter().all(|&text| known.contains(&SessionId::new(text).unwrap())));
     }
 
     #[test]

@@ -328,7 +328,7 @@ fn shown(caller: &Caller, id: String, plan: &MovePlan) -> v1::DefragPlan {
     let snapshot = caller.term.engine.snapshot();
     for step in &mut wire.steps {
         for planned in &mut step.moves {
-            name(planned, snapshot.sessions.get(planned.session_id.as_str()));
+            name(planned, snapshot.session(&planned.session_id));
         }
     }
     wire

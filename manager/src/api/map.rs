@@ -170,7 +170,7 @@ impl<'a> NodeMap<'a> {
 
     fn visible_usage(&self, usage: &v1::Heartbeat) -> Vec<v1::ContainerUsage> {
         let sees = |used: &&v1::ContainerUsage| {
-            let session = self.snapshot.sessions.get(used.session_id.as_str());
+            let session = self.snapshot.session(&used.session_id);
             session.is_some_and(|session| self.caller.sees(session))
         };
         usage.containers.iter().filter(sees).cloned().collect()

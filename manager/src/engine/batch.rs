@@ -5,7 +5,7 @@ use super::desired::Edits;
 use super::plan::{Chunk, Limits, Operation, plan};
 use super::{EngineError, Reply, SessionChange, Snapshot};
 use crate::records::{RecordError, encode, keys};
-use fgpu_domain::cluster::{Applied, Changes, Input, Record, RecordKey, Refusal};
+use fgpu_domain::cluster::{Applied, Changes, Input, Record, Refusal};
 use fgpu_domain::ids::{NodeName, SessionId};
 use fgpu_domain::session::{Phase, ReportState, Session};
 use serde::Serialize;
@@ -20,8 +20,6 @@ pub(super) struct Unit {
     pub(super) changes: Changes,
     /// What of it must be written: all but the progress of starting.
     operations: Result<Vec<Operation>, RecordError>,
-    /// Sessions as they were before they were deleted.
-    deleted: Vec<Arc<Session>>,
     pub(super) answer: Option<(Reply, Result<Applied, Refusal>)>,
     /// What an agent said is gone: what follows from it is no news to that agent.
     gone: Option<Gone>,
@@ -48,21 +46,13 @@ pub(super) struct Batch {
 pub(super) struct Seen {
     /// `None`: readers see no difference.
     pub(super) snapshot: Option<Arc<Snapshot>>,
-    pub(super) news: Vec<SessionChange>,
     pub(super) desired: Edits,
 }
 
 impl Unit {
     pub(super) fn new(changes: Changes, answer: Option<(Reply, Result<Applied, Refusal>)>) -> Self {
-        let gone = changes.deletes.iter().filter_map(|key| match key {
-            RecordKey::Session(id) => changes.before(id).cloned(),
-            RecordKey::Node(_)
-            | RecordKey::Project(_)
-            | RecordKey::Class(_)
-            | RecordKey::Usage(_) => None,
-        });
-        let (deleted, operations) = (gone.collect(), operations(&changes));
-        Self { changes, operations, deleted, answer, gone: None, input: None }
+        let operations = operations(&changes);
+        Self { changes, operations, answer, gone: None, input: None }
     }
 
     /// With what the agent said that it came from.
@@ -92,22 +82,10 @@ impl Unit {
 
     /// What watchers are told of it.
     pub(super) fn news(&self) -> impl Iterator<Item = SessionChange> {
-        let changed = self.changes.puts.iter().filter_map(|record| match record {
-            Record::Session(session) => Some(SessionChange::Changed(session.clone())),
-            Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
-        });
-        changed.chain(self.deleted.iter().cloned().map(SessionChange::Removed))
-    }
-
-    /// Each session it changed: as it was before, and as it is after it.
-    pub(super) fn sessions(
-        &self,
-    ) -> impl Iterator<Item = (Option<&Arc<Session>>, Option<&Arc<Session>>)> {
-        let changed = self.changes.puts.iter().filter_map(|record| match record {
-            Record::Session(session) => Some((self.changes.before(&session.id), Some(session))),
-            Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
-        });
-        changed.chain(self.deleted.iter().map(|session| (Some(session), None)))
+        self.changes.sessions().filter_map(|(before, after)| match after {
+            Some(session) => Some(SessionChange::Changed(Arc::clone(session))),
+            None => before.cloned().map(SessionChange::Removed),
+        })
     }
 
     /// Its changes, to be undone, and what must be asked again then.

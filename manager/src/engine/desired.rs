@@ -44,7 +44,7 @@ impl<'a> Entries<'a> {
 
     /// Adds what `unit` changes; the cluster is as it is after it, or after the units that follow.
     pub(super) fn add(&mut self, edits: &mut Edits, unit: &Unit) {
-        for (before, after) in unit.sessions() {
+        for (before, after) in unit.changes.sessions() {
             let then = before.into_iter().flat_map(|session| wanted(session));
             let now = after.into_iter().flat_map(|session| wanted(session));
             if then.clone().eq(now.clone()) {

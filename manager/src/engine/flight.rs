@@ -18,7 +18,13 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// Time between one that is sent and the next, unless that is the first of the line by then. Sent
+/// within a millisecond of one another, etcd takes every second pair in the wrong order and refuses
+/// the one that came too early, after it has gone through its log all the same; 5 ms apart, one in ten.
+const APART: Duration = Duration::from_millis(5);
 
 /// The number of a transaction, and what the store said to it.
 pub(super) type Answer = (u64, Result<i64, StoreError>);
@@ -35,6 +41,8 @@ pub(super) struct Flights {
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// When the first of the line is sent again.
     again_at: Option<Instant>,
+    /// When one was sent last.
+    sent_at: Option<Instant>,
 }
 
 /// A batch on its way, or back from there.
@@ -50,8 +58,8 @@ pub(super) struct Flight {
 struct Transaction {
     pending: Pending,
     state: State,
-    /// Whether it is the first of its batch. Of one batch only one is on its way at a time: sent at the
-    /// same moment, etcd as often as not takes the second one first, and refuses it.
+    /// Whether it is the first of its batch. Of one batch only one is on its way at a time: they are
+    /// ready at the same moment, and waiting for the answer takes no longer than keeping them apart.
     begins: bool,
     /// Units of its batch that are complete with it.
     complete: usize,
@@ -91,6 +99,7 @@ impl Flights {
             first: 0,
             answers: FuturesUnordered::new(),
             again_at: None,
+            sent_at: None,
         }
     }
 
@@ -109,9 +118,13 @@ impl Flights {
         self.line.iter().all(|transaction| transaction.pending.is_probe())
     }
 
-    /// When [`send_again`](Self::send_again) is due.
-    pub(super) fn again_at(&self) -> Option<Instant> {
-        self.again_at
+    /// When [`send_due`](Self::send_due) has something to send.
+    pub(super) fn send_at(&self) -> Option<Instant> {
+        self.again_at.or_else(|| {
+            let next = self.line.iter().find(|transaction| !transaction.is_flying())?;
+            let waits = next.state == State::Ready && self.has_room_for(next);
+            waits.then_some(self.sent_at? + APART)
+        })
     }
 
     /// Puts a batch at the end of the line, and sends what may be sent. The batches that are durable
@@ -185,8 +198,16 @@ impl Flights {
         }
     }
 
+    /// Sends what [`send_at`](Self::send_at) is about, if it is time.
+    pub(super) fn send_due(&mut self, committer: &Committer) {
+        match self.again_at {
+            Some(_) => self.send_again(committer),
+            None => self.send(committer),
+        }
+    }
+
     /// Sends the first of the line again, and what follows.
-    pub(super) fn send_again(&mut self, committer: &Committer) {
+    fn send_again(&mut self, committer: &Committer) {
         self.again_at = None;
         if let Some(first) = self.line.front_mut().filter(|first| first.state == State::Held) {
             first.state = State::Ready;
@@ -230,18 +251,31 @@ impl Flights {
         Landing::Refused { flights: std::mem::take(&mut self.batches), error }
     }
 
+    /// Sends what may be sent: the first, and what follows it, some time apart.
     fn send(&mut self, committer: &Committer) {
-        for (number, transaction) in (self.first..).zip(&mut self.line) {
-            let first = number == self.first;
-            match transaction.state {
-                State::Flying { .. } => {}
-                State::Ready if self.answers.len() < self.most && (first || transaction.begins) => {
-                    transaction.state = State::Flying { first };
-                    let sent = committer.send(&transaction.pending);
-                    self.answers.push(Box::pin(async move { (number, sent.await) }));
-                }
-                State::Ready | State::Held => return,
+        while let Some(index) = self.line.iter().position(|transaction| !transaction.is_flying()) {
+            let (first, next) = (index == 0, &self.line[index]);
+            let now = Instant::now();
+            let apart = self.sent_at.is_none_or(|at| at + APART <= now);
+            if next.state == State::Held || !(first || (apart && self.has_room_for(next))) {
+                return;
             }
+            let number = self.first + u64::try_from(index).unwrap_or_default();
+            let sent = committer.send(&next.pending);
+            self.answers.push(Box::pin(async move { (number, sent.await) }));
+            self.line[index].state = State::Flying { first };
+            self.sent_at = Some(now);
         }
+    }
+
+    /// Whether one that is not the first may be on its way with those before it.
+    fn has_room_for(&self, transaction: &Transaction) -> bool {
+        transaction.begins && self.answers.len() < self.most
+    }
+}
+
+impl Transaction {
+    fn is_flying(&self) -> bool {
+        matches!(self.state, State::Flying { .. })
     }
 }

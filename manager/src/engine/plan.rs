@@ -9,6 +9,7 @@
 
 use fgpu_store::{MAX_TXN_BYTES, MAX_TXN_WRITES};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// What else goes into every transaction (fence, mark), generously.
 const OWN_BYTES: usize = 4096;
@@ -76,18 +77,27 @@ impl Chunk {
     /// Whether `operations` fit as well; anything fits into an empty chunk as a whole or piece by
     /// piece. A record that is in it already takes no place of its own.
     fn takes(&self, operations: &[Operation], limits: Limits) -> bool {
-        let new = operations.iter().filter(|(key, _)| !self.writes.contains_key(key)).count();
         let bytes: usize = operations.iter().map(size).sum();
+        let new = || operations.iter().filter(|(key, _)| !self.writes.contains_key(key)).count();
         self.writes.is_empty()
-            || (self.writes.len() + new <= limits.writes && self.bytes + bytes <= limits.bytes)
+            || (self.bytes + bytes <= limits.bytes
+                && (self.writes.len() + operations.len() <= limits.writes
+                    || self.writes.len() + new() <= limits.writes))
     }
 
     fn add(&mut self, (key, value): Operation) {
-        self.bytes += size_of(&key, value.as_ref());
-        if let Some(older) = self.writes.get(&key) {
-            self.bytes -= size_of(&key, older.as_ref());
-        }
-        self.writes.insert(key, value);
+        let bytes = size_of(&key, value.as_ref());
+        let older = match self.writes.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(value);
+                0
+            }
+            Entry::Occupied(mut entry) => {
+                let older = entry.insert(value);
+                size_of(entry.key(), older.as_ref())
+            }
+        };
+        self.bytes = self.bytes + bytes - older;
     }
 }
 

@@ -68,6 +68,11 @@ impl Snapshot {
         }
     }
 
+    /// The session with this id, as it came over the wire.
+    pub(crate) fn session(&self, id: &str) -> Option<&Arc<Session>> {
+        id.parse().ok().and_then(|id: SessionId| self.sessions.get(&id))
+    }
+
     /// What happened to sessions between `older` and this.
     pub(crate) fn since(&self, older: &Snapshot) -> Vec<SessionChange> {
         let mut changes = Vec::new();

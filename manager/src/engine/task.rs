@@ -142,7 +142,7 @@ impl Engine {
 
     /// What is to be done if neither the store nor anybody says anything.
     fn wake(&mut self) -> Wake {
-        if let Some(at) = self.flights.again_at() {
+        if let Some(at) = self.flights.send_at() {
             return Wake::At(at);
         }
         if !self.flights.is_empty() {
@@ -157,12 +157,12 @@ impl Engine {
 
     /// What [`wake`](Self::wake) waited for has come.
     fn awake(&mut self) {
-        if self.flights.again_at().is_some() {
-            self.flights.send_again(&self.committer);
+        if self.flights.send_at().is_some() {
+            self.flights.send_due(&self.committer);
         } else if self.committer.health().away().is_some() {
             // Whether the store takes writes again.
             self.probe_at = None;
-            let nothing = Seen { snapshot: None, news: Vec::new(), desired: Edits::new() };
+            let nothing = Seen { snapshot: None, desired: Edits::new() };
             self.flights.launch(Vec::new(), nothing, vec![Chunk::default()], &mut self.committer);
         } else {
             self.tick();
@@ -369,17 +369,20 @@ impl Engine {
         for unit in units {
             entries.add(&mut desired, unit);
         }
-        let news = units.iter().flat_map(Unit::news).collect();
-        Seen { snapshot, news, desired }
+        Seen { snapshot, desired }
     }
 
     /// Publishes what is durable: readers, watchers, agents, and last the callers.
     fn tell(&self, units: Vec<Unit>, seen: Seen) {
         if let Some(snapshot) = seen.snapshot {
             self.published.send_replace(Arc::clone(&snapshot));
-            if !seen.news.is_empty() {
-                // Nobody may be watching.
-                let _ = self.changes.send(Arc::new(ChangeBatch { snapshot, changes: seen.news }));
+            // Who begins to watch from here on begins with this snapshot.
+            if self.changes.receiver_count() > 0 {
+                let changes: Vec<_> = units.iter().flat_map(Unit::news).collect();
+                if !changes.is_empty() {
+                    // The last watcher may just have gone.
+                    let _ = self.changes.send(Arc::new(ChangeBatch { snapshot, changes }));
+                }
             }
         }
         for (name, desired) in seen.desired {

@@ -109,14 +109,13 @@ impl Link {
     ) -> Result<(), CallError> {
         // Made once: to wait anew with every message would cost more than the message.
         let mut desired = WatchStream::from_changes(self.registered.cell.desired());
-        let (replaced, ended) = (self.registered.link.replaced.clone(), self.term.ended.clone());
-        let (replaced, ended) = (replaced.cancelled(), ended.cancelled());
-        tokio::pin!(replaced, ended);
+        let replaced = self.registered.link.replaced.clone();
+        let replaced = replaced.cancelled();
+        tokio::pin!(replaced);
         loop {
             self.submit();
             let quiet_until = self.not_before.or(self.inbox.patience());
             tokio::select! {
-                () = &mut ended => return Err(self.term.not_leader()),
                 () = &mut replaced => return Err(self.replaced()),
                 permit = out.reserve(), if !self.outbox.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
@@ -239,7 +238,11 @@ impl Link {
         self.outbox.desired(self.registered.cell.desired().borrow().clone());
     }
 
+    /// Why this link is over although both ends would go on.
     fn replaced(&self) -> CallError {
+        if self.term.ended.is_cancelled() {
+            return self.term.not_leader();
+        }
         let node = &self.registered.cell.name;
         let message = format!("another connection of node {node} has taken this one's place");
         CallError::new(ErrorCode::NodeNameTaken, message)

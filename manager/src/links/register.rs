@@ -9,7 +9,6 @@ use fgpu_wire::{PROTOCOL_VERSION, convert, v1};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 /// Numbers for links, so that an old one never removes a new one.
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
@@ -52,7 +51,7 @@ pub(super) fn register(term: &Term, register: v1::Register) -> Result<Registered
         id: NEXT_LINK.fetch_add(1, Ordering::Relaxed),
         agent_id: register.agent_id.clone(),
         channels: sender,
-        replaced: CancellationToken::new(),
+        replaced: term.ended.child_token(),
     };
     let monotonic = term.clock.monotonic();
     let suspect = term.config.timings.suspect;

@@ -24,27 +24,27 @@ pub(crate) const SESSIONS: &str = "sessions/";
 pub(crate) const TOKENS: &str = "tokens/";
 
 pub(crate) fn node(name: &NodeName) -> String {
-    format!("{NODES}{name}")
+    [NODES, name.as_str()].concat()
 }
 
 pub(crate) fn session(id: &SessionId) -> String {
-    format!("{SESSIONS}{id}")
+    [SESSIONS, id.as_str()].concat()
 }
 
 pub(crate) fn project(name: &ProjectName) -> String {
-    format!("{PROJECTS}{name}")
+    [PROJECTS, name.as_str()].concat()
 }
 
 pub(crate) fn class(name: &ClassName) -> String {
-    format!("{CLASSES}{name}")
+    [CLASSES, name.as_str()].concat()
 }
 
 pub(crate) fn usage(name: &ProjectName) -> String {
-    format!("{USAGE}{name}")
+    [USAGE, name.as_str()].concat()
 }
 
 pub(crate) fn token(id: &TokenId) -> String {
-    format!("{TOKENS}{id}")
+    [TOKENS, id.as_str()].concat()
 }
 
 pub(crate) fn of(key: &RecordKey) -> String {

@@ -196,7 +196,7 @@ impl World {
                     quiet = false;
                 }
             }
-            for node in &changes.desired {
+            for node in &changes.desired() {
                 if let (Some(number), Some(view)) = (number(node), self.cluster.view().get(node)) {
                     self.meter.node_changed(number, view);
                 }

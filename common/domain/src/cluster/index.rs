@@ -22,7 +22,7 @@ use crate::session::{Phase, Session};
 use crate::slice::Grant;
 use crate::time::UnixMillis;
 use crate::usage::Usage;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -63,12 +63,10 @@ pub struct Changes {
     pub puts: Vec<Record>,
     /// Records to delete.
     pub deletes: Vec<RecordKey>,
-    /// Nodes whose desired state changed.
-    pub desired: BTreeSet<NodeName>,
-    /// Nodes whose record, or whether they are heard, changed.
-    pub nodes: BTreeSet<NodeName>,
-    /// Sessions as they were before; those that are new are not here.
-    before: BTreeMap<SessionId, Arc<Session>>,
+    /// Nodes whose record, or whether they are heard, changed, in the order of their names.
+    pub nodes: Vec<NodeName>,
+    /// Every session that changed, as it was before, in the order of their ids; `None`: it is new.
+    before: Vec<(SessionId, Option<Arc<Session>>)>,
     undo: Vec<Undo>,
     promises: Promises,
 }
@@ -83,7 +81,39 @@ impl Changes {
     /// A changed or deleted session as it was before; `None` for one that is new.
     #[must_use]
     pub fn before(&self, id: &SessionId) -> Option<&Arc<Session>> {
-        self.before.get(id)
+        let index = self.before.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
+        self.before[index].1.as_ref()
+    }
+
+    /// Each session that changed, as it was before and as it is now; one that is new was not before,
+    /// and one that is forgotten is not now.
+    pub fn sessions(&self) -> impl Iterator<Item = (Option<&Arc<Session>>, Option<&Arc<Session>>)> {
+        let changed = self.puts.iter().filter_map(|record| match record {
+            Record::Session(session) => Some((self.before(&session.id), Some(session))),
+            Record::Node(_) | Record::Project(_) | Record::Class(_) | Record::Usage(_) => None,
+        });
+        let deleted = self.deletes.iter().filter_map(|key| match key {
+            RecordKey::Session(id) => Some((Some(self.before(id)?), None)),
+            RecordKey::Node(_)
+            | RecordKey::Project(_)
+            | RecordKey::Class(_)
+            | RecordKey::Usage(_) => None,
+        });
+        changed.chain(deleted)
+    }
+
+    /// Nodes that are wanted to do something else than before.
+    #[must_use]
+    pub fn desired(&self) -> BTreeSet<NodeName> {
+        let mut nodes = BTreeSet::new();
+        for (before, after) in self.sessions() {
+            let then = before.into_iter().flat_map(|session| wanted(session));
+            let now = after.into_iter().flat_map(|session| wanted(session));
+            if !then.clone().eq(now.clone()) {
+                nodes.extend(then.chain(now).map(|(_, grant, _)| grant.node.clone()));
+            }
+        }
+        nodes
     }
 }
 
@@ -105,7 +135,6 @@ pub(super) enum Undo {
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     undo: Vec<Undo>,
-    desired: BTreeSet<NodeName>,
     /// What was promised at the last take.
     promises: Promises,
 }
@@ -285,33 +314,33 @@ impl Cluster {
     /// Everything since the last take: to be written to the store as one.
     pub fn take_changes(&mut self) -> Changes {
         let journal = Journal::of(&self.index);
-        let Journal { undo, desired, promises } = std::mem::replace(&mut self.journal, journal);
-        let mut keys = BTreeSet::new();
-        let (mut before, mut nodes) = (BTreeMap::new(), BTreeSet::new());
-        // Backwards: the first step of a session knows how it was before all of them.
-        for step in undo.iter().rev() {
+        let Journal { undo, promises } = std::mem::replace(&mut self.journal, journal);
+        let (mut keys, mut nodes, mut before) = (Vec::new(), Vec::new(), Vec::new());
+        for step in &undo {
             match step {
                 Undo::Session(id, old) => {
-                    keys.insert(RecordKey::Session(id.clone()));
-                    match old {
-                        Some(old) => before.insert(id.clone(), old.clone()),
-                        None => before.remove(id),
-                    };
+                    keys.push(RecordKey::Session(id.clone()));
+                    before.push((id.clone(), old.clone()));
                 }
                 Undo::Node(name, _) => {
-                    keys.insert(RecordKey::Node(name.clone()));
-                    nodes.insert(name.clone());
+                    keys.push(RecordKey::Node(name.clone()));
+                    nodes.push(name.clone());
                 }
-                Undo::Liveness(name, _) | Undo::Trouble(name, _) => {
-                    nodes.insert(name.clone());
-                }
-                Undo::Project(name, _) => drop(keys.insert(RecordKey::Project(name.clone()))),
-                Undo::Class(name, _) => drop(keys.insert(RecordKey::Class(name.clone()))),
-                Undo::Usage(name, _) => drop(keys.insert(RecordKey::Usage(name.clone()))),
+                Undo::Liveness(name, _) | Undo::Trouble(name, _) => nodes.push(name.clone()),
+                Undo::Project(name, _) => keys.push(RecordKey::Project(name.clone())),
+                Undo::Class(name, _) => keys.push(RecordKey::Class(name.clone())),
+                Undo::Usage(name, _) => keys.push(RecordKey::Usage(name.clone())),
                 Undo::Account(..) => {}
             }
         }
-        let mut changes = Changes { desired, nodes, before, undo, promises, ..Changes::default() };
+        keys.sort_unstable();
+        keys.dedup();
+        nodes.sort_unstable();
+        nodes.dedup();
+        // The first step of a session knows how it was before all of them.
+        before.sort_by(|one, other| one.0.cmp(&other.0));
+        before.dedup_by(|later, first| later.0 == first.0);
+        let mut changes = Changes { nodes, before, undo, promises, ..Changes::default() };
         for key in keys {
             match self.record(&key) {
                 Some(record) => changes.puts.push(record),
@@ -368,17 +397,8 @@ impl Cluster {
         let (before, after) = (old.as_deref(), new.as_deref());
         self.reindex(id, before, after);
         self.move_held(before, after);
-        self.note_wanted(before, after);
         self.follow(old.as_deref(), new.as_deref());
         old
-    }
-
-    /// Notes the nodes that are wanted to do something else with a session now.
-    fn note_wanted(&mut self, before: Option<&Session>, after: Option<&Session>) {
-        let (then, now) = (before.into_iter().flat_map(wanted), after.into_iter().flat_map(wanted));
-        if !then.clone().eq(now.clone()) {
-            self.journal.desired.extend(then.chain(now).map(|(_, grant, _)| grant.node.clone()));
-        }
     }
 
     /// Keeps in step what is found by something else than the id; what has not changed is left.

@@ -185,7 +185,7 @@ fn a_rolled_back_failure_is_not_held_against_a_node() {
     report(&mut cluster, "a1", &id, failed("START_FAILED"));
     assert_eq!(cluster.node_state(&node_name("a1")), Some(NodeState::HeldOff));
     let changes = cluster.take_changes();
-    assert!(changes.nodes.contains("a1"));
+    assert!(changes.nodes.contains(&node_name("a1")));
     cluster.rollback(changes);
     assert_eq!(cluster.node_state(&node_name("a1")), Some(NodeState::Ready));
     assert_eq!(cluster.trouble(&node_name("a1")).unwrap().failures, 1);

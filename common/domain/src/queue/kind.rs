@@ -6,6 +6,7 @@ use crate::session::SessionSpec;
 use crate::slice::{GpuRequest, Isolation};
 use crate::units::{CpuMilli, MemoryBytes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// The number of a kind; given anew once nothing of it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +52,8 @@ impl Kind {
 /// All kinds of which something waits.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kinds {
-    ids: HashMap<Kind, KindId>,
+    ids: HashMap<Arc<Kind>, KindId>,
+    /// Small, so that many lie close together.
     known: HashMap<KindId, Known>,
     /// Kinds without room.
     closed: Unmet<KindId>,
@@ -60,7 +62,7 @@ pub(super) struct Kinds {
 
 #[derive(Debug, Clone)]
 struct Known {
-    kind: Kind,
+    kind: Arc<Kind>,
     /// How many units wait at each priority.
     units: BTreeMap<i32, usize>,
 }
@@ -70,9 +72,9 @@ impl Kinds {
         if let Some(id) = self.ids.get(&kind) {
             return *id;
         }
-        let id = KindId(self.next);
+        let (id, kind) = (KindId(self.next), Arc::new(kind));
         self.next += 1;
-        self.ids.insert(kind.clone(), id);
+        self.ids.insert(Arc::clone(&kind), id);
         self.known.insert(id, Known { kind, units: BTreeMap::new() });
         id
     }

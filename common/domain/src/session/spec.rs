@@ -55,12 +55,12 @@ pub struct SessionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<u16>,
     /// Whether the command gets a terminal.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
     /// How much of a node it takes.
     pub resources: Resources,
     /// What the compute share means while others are idle.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub compute_policy: ComputePolicy,
     /// The weakest isolation accepted; absent: the cluster's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ pub struct SessionSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_labels: BTreeMap<String, String>,
     /// Place in the queue, see [`PRIORITY_RANGE`].
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
     /// Stopped after running this long, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,10 +80,10 @@ pub struct SessionSpec {
     /// From the polite signal to the hard one when stopping, milliseconds.
     pub stop_grace_ms: u64,
     /// What the agent does when it is cut off from the manager.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_disconnect: OnDisconnect,
     /// What the manager does when the node is lost.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_lost: OnLost,
     /// The person's own labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -447,6 +447,10 @@ impl SessionSpec {
         }
         Ok(())
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 pub(crate) fn field(field: &'static str, value: impl ToString, rule: &str) -> SpecError {
