@@ -26,7 +26,9 @@ pub(crate) struct Usage {
 pub(crate) struct StoreCounts {
     pub(crate) puts: f64,
     pub(crate) deletes: f64,
-    pub(crate) txns: f64,
+    /// What went through its log: transactions, those that it then refused included. (What it counts
+    /// as transactions has the reads of their conditions in it.)
+    pub(crate) proposals: f64,
     pub(crate) fsyncs: f64,
     pub(crate) fsync_seconds: f64,
 }
@@ -82,7 +84,7 @@ impl StoreCounts {
         Self {
             puts: value(&["etcd_mvcc_put_total", "etcd_debugging_mvcc_put_total"]),
             deletes: value(&["etcd_mvcc_delete_total", "etcd_debugging_mvcc_delete_total"]),
-            txns: value(&["etcd_mvcc_txn_total", "etcd_debugging_mvcc_txn_total"]),
+            proposals: value(&["etcd_server_proposals_committed_total"]),
             fsyncs: value(&["etcd_disk_wal_fsync_duration_seconds_count"]),
             fsync_seconds: value(&["etcd_disk_wal_fsync_duration_seconds_sum"]),
         }
@@ -93,7 +95,7 @@ impl StoreCounts {
         Self {
             puts: self.puts - earlier.puts,
             deletes: self.deletes - earlier.deletes,
-            txns: self.txns - earlier.txns,
+            proposals: self.proposals - earlier.proposals,
             fsyncs: self.fsyncs - earlier.fsyncs,
             fsync_seconds: self.fsync_seconds - earlier.fsync_seconds,
         }
@@ -132,10 +134,10 @@ mod tests {
 
     #[test]
     fn counts_of_older_and_newer_etcds_are_found_by_their_whole_name() {
-        let old = "# HELP x\netcd_debugging_mvcc_put_total 12\netcd_debugging_mvcc_txn_total 3\n\
+        let old = "# HELP x\netcd_debugging_mvcc_put_total 12\netcd_server_proposals_committed_total 3\n\
                    etcd_debugging_mvcc_put_total_more 99\n";
         let counts = StoreCounts::parse(old);
-        assert_eq!((counts.puts, counts.txns), (12.0, 3.0));
+        assert_eq!((counts.puts, counts.proposals), (12.0, 3.0));
         let new = "etcd_mvcc_put_total 2e+06\netcd_disk_wal_fsync_duration_seconds_count 5\n";
         let counts = StoreCounts::parse(new);
         assert_eq!((counts.puts, counts.fsyncs), (2_000_000.0, 5.0));

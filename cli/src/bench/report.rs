@@ -133,8 +133,8 @@ impl RunReport {
             manager_peak_kib: 0,
             store_puts_per_life: store.puts / lives.max(1.0),
             store_deletes_per_life: store.deletes / lives.max(1.0),
-            store_keys_per_transaction: keys / store.txns.max(1.0),
-            store_transactions_per_second: store.txns / seconds,
+            store_keys_per_transaction: keys / store.proposals.max(1.0),
+            store_transactions_per_second: store.proposals / seconds,
             store_fsync_mean_us: store.fsync_seconds * 1e6 / store.fsyncs.max(1.0),
             fill_milli: Vec::new(),
             fill_milli_min: 0,
@@ -241,7 +241,7 @@ mod tests {
             manager,
             etcd: Usage::default(),
             bench: Usage::default(),
-            store: StoreCounts { puts, txns: puts / 100.0, ..StoreCounts::default() },
+            store: StoreCounts { puts, proposals: puts / 100.0, ..StoreCounts::default() },
         }
     }
 
