@@ -380,6 +380,8 @@ impl Cluster {
             }
         }
         self.index.promises = changes.promises;
+        // Whoever had left by then may have been promised something again.
+        self.index.waiting.left.extend(self.index.promises.units().cloned());
         self.index.waiting.queue.open_refused();
         self.journal = Journal::of(&self.index);
         self.index.unsettled = true;

@@ -68,6 +68,11 @@ impl Promises {
         Self { unknown: true, changed: true, ..Self::default() }
     }
 
+    /// The heads that were planned for.
+    pub(super) fn units(&self) -> impl Iterator<Item = &SessionId> {
+        self.heads.iter().map(|head| &head.unit)
+    }
+
     /// Nodes have changed, or something was given back.
     pub(super) fn changed(&mut self) {
         self.changed = true;
@@ -177,8 +182,11 @@ impl Cluster {
     /// Forgets what was promised to units that do not wait any more.
     fn drop_promises(&mut self) {
         let Self { index, .. } = self;
+        let left = std::mem::take(&mut index.waiting.left);
         let (waiting, promises) = (&index.waiting, &mut index.promises);
+        let may_have_left = |head: &Named| left.contains(&head.unit);
         if !promises.plan.is_empty()
+            && promises.heads.iter().any(may_have_left)
             && !promises.heads.iter().all(|head| waiting.place_of(&head.unit).is_some())
         {
             let dropped =

@@ -55,6 +55,9 @@ pub(super) struct Waiting {
     /// By what a session is to follow: the sessions to follow it.
     followers: HashMap<SessionId, BTreeSet<SessionId>>,
     pub arrays: HashMap<SessionId, Array>,
+    /// Units that have left their place in the queue, if only to be judged again, since promises were
+    /// last held against what waits.
+    pub left: Vec<SessionId>,
     /// Nodes that may have room since the last time.
     changed_nodes: BTreeSet<NodeName>,
     hardware_changed: bool,
@@ -163,6 +166,7 @@ impl Waiting {
             Standing::Ready(place, since) => {
                 self.by_age.remove(place, *since);
                 self.queue.leave(place);
+                self.left.push(id.clone());
             }
         }
         if let Some(array) = unit.array.as_ref().and_then(|group| self.arrays.get_mut(group)) {
