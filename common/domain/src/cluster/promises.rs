@@ -182,11 +182,11 @@ impl Cluster {
     /// Forgets what was promised to units that do not wait any more.
     fn drop_promises(&mut self) {
         let Self { index, .. } = self;
-        let left = std::mem::take(&mut index.waiting.left);
+        let any_left = index.promises.units().any(|unit| index.waiting.left.contains(unit));
+        index.waiting.left.clear();
         let (waiting, promises) = (&index.waiting, &mut index.promises);
-        let may_have_left = |head: &Named| left.contains(&head.unit);
         if !promises.plan.is_empty()
-            && promises.heads.iter().any(may_have_left)
+            && any_left
             && !promises.heads.iter().all(|head| waiting.place_of(&head.unit).is_some())
         {
             let dropped =
