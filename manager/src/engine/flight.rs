@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// Time between one that is sent and the next, unless that is the first of the line by then. Sent
 /// within a millisecond of one another, etcd takes every second pair in the wrong order and refuses
-/// the one that came too early, after it has gone through its log all the same; 5 ms apart, one in ten.
+/// the one that came too early, after it has gone through its log all the same; 5 ms apart, few.
 const APART: Duration = Duration::from_millis(5);
 
 /// The number of a transaction, and what the store said to it.
@@ -277,5 +277,49 @@ impl Flights {
 impl Transaction {
     fn is_flying(&self) -> bool {
         matches!(self.state, State::Flying { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::desired::Edits;
+    use fgpu_store::{Compare, EmbeddedStore};
+    use std::sync::Arc;
+
+    fn launch(flights: &mut Flights, committer: &mut Committer) {
+        let seen = Seen { snapshot: None, desired: Edits::new() };
+        flights.launch(Vec::new(), seen, vec![Chunk::default()], committer);
+    }
+
+    #[tokio::test]
+    async fn the_second_is_sent_some_time_after_the_first_or_as_soon_as_that_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path().join("store")).await.unwrap();
+        let fence = Compare::absent("fence");
+        let mut committer = Committer::new(Arc::new(store), fence, 1, 0);
+        let mut flights = Flights::new(2);
+        launch(&mut flights, &mut committer);
+        assert_eq!((flights.answers.len(), flights.send_at()), (1, None));
+
+        let sent_at = Instant::now() + Duration::from_secs(3600);
+        flights.sent_at = Some(sent_at);
+        launch(&mut flights, &mut committer);
+        flights.send_due(&committer);
+        assert_eq!((flights.answers.len(), flights.send_at()), (1, Some(sent_at + APART)));
+
+        flights.sent_at = Some(Instant::now() - APART);
+        flights.send_due(&committer);
+        assert_eq!((flights.answers.len(), flights.send_at()), (2, None));
+
+        launch(&mut flights, &mut committer);
+        flights.sent_at = Some(sent_at);
+        assert_eq!((flights.answers.len(), flights.is_full()), (2, true));
+        let answer = flights.answer().await.unwrap();
+        flights.judge(answer, &mut committer).await;
+        assert_eq!(flights.send_at(), Some(sent_at + APART), "one is still before it");
+        let answer = flights.answer().await.unwrap();
+        flights.judge(answer, &mut committer).await;
+        assert_eq!((flights.answers.len(), flights.line.len()), (1, 1), "now it is the first");
     }
 }

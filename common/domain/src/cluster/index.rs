@@ -82,7 +82,7 @@ impl Changes {
     #[must_use]
     pub fn before(&self, id: &SessionId) -> Option<&Arc<Session>> {
         let index = self.before.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
-        self.before[index].1.as_ref()
+        self.before.get(index)?.1.as_ref()
     }
 
     /// Each session that changed, as it was before and as it is now; one that is new was not before,
