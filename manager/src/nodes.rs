@@ -70,7 +70,7 @@ pub(crate) struct LinkHandle {
     pub(crate) agent_id: String,
     pub(crate) channels: mpsc::Sender<Box<v1::OpenChannel>>,
     /// Cancelled when another connection of the same agent takes its place, or the term ends.
-    pub(crate) replaced: CancellationToken,
+    pub(crate) cancel: CancellationToken,
 }
 
 /// All nodes.
@@ -240,7 +240,7 @@ impl NodeCell {
             if old.agent_id != link.agent_id && heard {
                 return Err(NameTaken);
             }
-            old.replaced.cancel();
+            old.cancel.cancel();
         }
         *current = Some(link);
         Ok(())
@@ -289,8 +289,8 @@ mod tests {
 
     fn link(id: u64, agent_id: &str) -> LinkHandle {
         let (channels, _) = mpsc::channel(1);
-        let replaced = CancellationToken::new();
-        LinkHandle { id, agent_id: agent_id.to_owned(), channels, replaced }
+        let cancel = CancellationToken::new();
+        LinkHandle { id, agent_id: agent_id.to_owned(), channels, cancel }
     }
 
     #[test]
@@ -303,10 +303,10 @@ mod tests {
 
         let other = cell.attach(link(2, "two"), Duration::from_secs(14), SUSPECT);
         assert_eq!(other, Err(NameTaken));
-        assert!(!first.replaced.is_cancelled());
+        assert!(!first.cancel.is_cancelled());
 
         cell.attach(link(3, "two"), Duration::from_secs(15), SUSPECT).unwrap();
-        assert!(first.replaced.is_cancelled());
+        assert!(first.cancel.is_cancelled());
         cell.detach(1);
         assert_eq!(cell.link().unwrap().id, 3);
         cell.detach(3);
@@ -378,6 +378,6 @@ mod tests {
         let first = link(1, "one");
         cell.attach(first.clone(), Duration::ZERO, SUSPECT).unwrap();
         cell.attach(link(2, "one"), Duration::ZERO, SUSPECT).unwrap();
-        assert!(first.replaced.is_cancelled());
+        assert!(first.cancel.is_cancelled());
     }
 }

@@ -109,14 +109,14 @@ impl Link {
     ) -> Result<(), CallError> {
         // Made once: to wait anew with every message would cost more than the message.
         let mut desired = WatchStream::from_changes(self.registered.cell.desired());
-        let replaced = self.registered.link.replaced.clone();
-        let replaced = replaced.cancelled();
-        tokio::pin!(replaced);
+        let cancel = self.registered.link.cancel.clone();
+        let cancelled = cancel.cancelled();
+        tokio::pin!(cancelled);
         loop {
             self.submit();
             let quiet_until = self.not_before.or(self.inbox.patience());
             tokio::select! {
-                () = &mut replaced => return Err(self.replaced()),
+                () = &mut cancelled => return Err(self.why_cancelled()),
                 permit = out.reserve(), if !self.outbox.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(message) = self.outbox.next(self.term.epoch) {
@@ -238,8 +238,7 @@ impl Link {
         self.outbox.desired(self.registered.cell.desired().borrow().clone());
     }
 
-    /// Why this link is over although both ends would go on.
-    fn replaced(&self) -> CallError {
+    fn why_cancelled(&self) -> CallError {
         if self.term.ended.is_cancelled() {
             return self.term.not_leader();
         }

@@ -51,7 +51,7 @@ pub(super) fn register(term: &Term, register: v1::Register) -> Result<Registered
         id: NEXT_LINK.fetch_add(1, Ordering::Relaxed),
         agent_id: register.agent_id.clone(),
         channels: sender,
-        replaced: term.ended.child_token(),
+        cancel: term.ended.child_token(),
     };
     let monotonic = term.clock.monotonic();
     let suspect = term.config.timings.suspect;
